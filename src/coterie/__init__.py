@@ -1,8 +1,28 @@
 """Coterie: train models together, with no shared data and no server that everybody must trust.
 
-``coterie.run(spec) -> Result`` runs a federation; ``coterie.load(run)`` gives its final model back.
+``coterie.run(spec) -> Result`` runs a federation; ``coterie.load(directory)`` gives a final model back.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coterie.runtime.results import Result
+    from coterie.runtime.run import load, run
+
 __version__ = "0.1.0.dev0"
+__all__ = ["Result", "__version__", "load", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and the rest only when they are wanted: ``coterie --help`` is quick."""
+    if name == "Result":
+        from coterie.runtime.results import Result
+
+        return Result
+    if name in ("load", "run"):
+        from coterie.runtime import run as module
+
+        return getattr(module, name)
+    raise AttributeError(f"module 'coterie' has no attribute {name!r}")

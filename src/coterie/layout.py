@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 
@@ -61,17 +61,17 @@ class Layout:
             )
 
 
-class Snapshot(Protocol):
+class Snapshot(ABC):
     """An immutable copy of a peer's vector. Where its bytes lie is the runtime's business."""
 
-    @property
-    def layout_hash(self) -> str: ...
+    layout_hash: str
+    size: int
+    """Number of float32 elements."""
 
-    @property
-    def size(self) -> int:
-        """Number of float32 elements."""
-        ...
-
+    @abstractmethod
     def tensor(self) -> torch.Tensor:
         """The elements, shape (size,), float32. Read only."""
-        ...
+
+    @abstractmethod
+    def digest(self) -> bytes:
+        """32 bytes that travel with it: SHA-256 of the little-endian elements, or zeros where no bytes travel."""

@@ -35,13 +35,24 @@ class Component:
     traits: Mapping[str, Any] = field(default_factory=dict)
     argument: str = ""
     """What followed the colon of a name that takes one, such as the path of ``csv:PATH``."""
-    digest: str = ""
-    """SHA-256 of a plug-in's source file; empty for a built-in component."""
+    file: str = ""
+    """A plug-in's source file; empty for a built-in component."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of a plug-in's source file; empty for a built-in component."""
+        return hashlib.sha256(Path(self.file).read_bytes()).hexdigest() if self.file else ""
 
     @property
     def summary(self) -> str:
         """The first line of the function's docstring."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def takes_arguments(self) -> bool:
+        """Whether the function wants more than keyword-only settings."""
+        kinds = {p.kind for p in inspect.signature(self.function).parameters.values()}
+        return bool(kinds - {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD})
 
     def options(self) -> type[BaseModel]:
         """A pydantic model of the keyword-only parameters: names, types, bounds and defaults."""
@@ -147,8 +158,7 @@ def _load_plugin(reference: str, source: str, name: str, base: Path, where: str)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise PluginError(f"{source} has no function {name!r}", where=where, remedy=near_miss(name, known))
-    content = Path(module.__file__).read_bytes() if module.__file__ else b""
-    return Component(reference, function, digest=hashlib.sha256(content).hexdigest())
+    return Component(reference, function, file=module.__file__ or "")
 
 
 def _load_file(path: Path) -> Any:

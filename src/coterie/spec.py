@@ -78,6 +78,8 @@ class TrainingTable(Table):
     def _one_length(self) -> Self:
         if self.local_steps is not None and self.local_epochs is not None:
             raise ValueError("set local_steps or local_epochs, not both")
+        if self.quasi_global_momentum and self.optimizer != "sgd":
+            raise ValueError("quasi_global_momentum goes with optimizer = 'sgd'")
         return self
 
 

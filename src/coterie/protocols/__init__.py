@@ -1,0 +1,19 @@
+"""The conversations: what a protocol sees (``Peer``), who may talk to whom, gossip, and the baselines."""
+
+from coterie.protocols import baselines, gossip
+from coterie.protocols.peer import Fitted, Mixed, Model, Peer, PeerId, PeerLearner, Pull
+from coterie.protocols.topology import Neighbourhood, Topology
+
+__all__ = [
+    "Fitted",
+    "Mixed",
+    "Model",
+    "Neighbourhood",
+    "Peer",
+    "PeerId",
+    "PeerLearner",
+    "Pull",
+    "Topology",
+    "baselines",
+    "gossip",
+]

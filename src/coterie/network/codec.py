@@ -1,0 +1,208 @@
+"""How a message becomes bytes: a msgpack header, then the raw float32 elements of the snapshots it carries.
+
+    frame   = prefix | header | chunk*
+    prefix  = "CT" | wire version, u16 | header length, u32                       (big-endian)
+    header  = msgpack [kind, id, message, [[size, layout hash, SHA-256], ...]]; in the message a snapshot is its index
+    chunk   = length, u32 | at most 1 MiB of little-endian float32 elements       (snapshots in order of their index)
+
+Everything read here comes from another peer: lengths, types, hashes and limits are checked, and any fault is a
+MessageError. Whether elements are finite is checked where rows meet, at the door of ``aggregation``. The sender's name
+is not in the frame: the transport knows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import torch
+
+from coterie.errors import MessageError
+from coterie.layout import Snapshot
+from coterie.network.messages import Message, message_types
+
+WIRE_VERSION = 1
+CHUNK_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
+MAX_SNAPSHOTS = 64
+MAX_SNAPSHOT_ELEMENTS = 1 << 31
+_PREFIX = struct.Struct(">2sHI")
+_LENGTH = struct.Struct(">I")
+_MAGIC = b"CT"
+
+Kind = Literal["ask", "reply", "send"]
+
+
+class _Reference(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    size: Annotated[int, msgspec.Meta(gt=0, le=MAX_SNAPSHOT_ELEMENTS)]
+    layout: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class _Header(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    kind: Kind
+    id: Annotated[int, msgspec.Meta(ge=0)]
+    message: msgspec.Raw
+    snapshots: Annotated[list[_Reference], msgspec.Meta(max_length=MAX_SNAPSHOTS)]
+
+
+class MemorySnapshot(Snapshot):
+    """A snapshot in this process's own memory. ``elements``: shape (size,), float32, contiguous; not copied."""
+
+    def __init__(self, layout_hash: str, elements: torch.Tensor) -> None:
+        self.layout_hash, self.size, self._elements = layout_hash, elements.numel(), elements
+
+    def tensor(self) -> torch.Tensor:
+        return self._elements
+
+    def digest(self) -> bytes:
+        return hashlib.sha256(_bytes(self._elements)).digest()
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A message with what matches a reply to its question."""
+
+    kind: Kind
+    id: int
+    message: Message
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An encoded message: its header, and the snapshots that follow it."""
+
+    header: bytes
+    snapshots: tuple[Snapshot, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Length of the frame on the wire, known without touching an element."""
+        return _PREFIX.size + len(self.header) + sum(_wire_bytes(s.size) for s in self.snapshots)
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """The frame's bytes in pieces; elements are not copied."""
+        yield _PREFIX.pack(_MAGIC, WIRE_VERSION, len(self.header)) + self.header
+        for snapshot in self.snapshots:
+            data = _bytes(snapshot.tensor())
+            for start in range(0, len(data), CHUNK_BYTES):
+                piece = data[start : start + CHUNK_BYTES]
+                yield _LENGTH.pack(len(piece))
+                yield piece
+
+
+class Codec:
+    """Encodes and decodes messages of all registered types. Used by one event loop at a time."""
+
+    def __init__(self) -> None:
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=self._refer)
+        self._headers = msgspec.msgpack.Decoder(_Header)
+        self._messages: msgspec.msgpack.Decoder[Message] | None = None
+        self._types: tuple[type, ...] = ()
+        self._snapshots: list[Snapshot] = []
+        self._used = 0
+
+    def encode(self, envelope: Envelope) -> Frame:
+        """The frame of a message; snapshots are held, not copied."""
+        self._snapshots = []
+        message = msgspec.Raw(self._encoder.encode(envelope.message))
+        snapshots = tuple(self._snapshots)
+        references = [_Reference(s.size, bytes.fromhex(s.layout_hash), s.digest()) for s in snapshots]
+        header = _Header(envelope.kind, envelope.id, message, references)
+        return Frame(self._encoder.encode(header), snapshots)
+
+    def decode(self, header: bytes, snapshots: tuple[Snapshot, ...]) -> Envelope:
+        """The message of a header and the snapshots that came with it. Raises MessageError."""
+        read = self._read(header)
+        if len(snapshots) != len(read.snapshots):
+            raise MessageError(f"{len(snapshots)} snapshots came, {len(read.snapshots)} are announced")
+        for snapshot, reference in zip(snapshots, read.snapshots, strict=True):
+            if (snapshot.size, snapshot.layout_hash) != (reference.size, reference.layout.hex()):
+                raise MessageError("a snapshot is not as its header says")
+            if snapshot.digest() != reference.digest:
+                raise MessageError("a snapshot's bytes are not those that were sent")
+        self._snapshots, self._used = list(snapshots), 0
+        try:
+            message = self._typed().decode(read.message)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise MessageError(f"not a message: {error}", remedy="Check that both peers run one version.") from None
+        if self._used != len(snapshots):
+            raise MessageError(f"{len(snapshots)} snapshots came, {self._used} are referred to")
+        return Envelope(read.kind, read.id, message)
+
+    def parse(self, data: bytes) -> Envelope:
+        """The message of a whole frame in memory. Raises MessageError."""
+        if len(data) < _PREFIX.size:
+            raise MessageError("a frame ends within its prefix")
+        magic, version, length = _PREFIX.unpack_from(data)
+        if magic != _MAGIC:
+            raise MessageError("not a frame")
+        if version != WIRE_VERSION:
+            raise MessageError(f"wire version {version} is not {WIRE_VERSION}", remedy="Upgrade the older peer.")
+        if length > MAX_HEADER_BYTES or _PREFIX.size + length > len(data):
+            raise MessageError(f"a header of {length} bytes is too long")
+        header, rest = data[_PREFIX.size : _PREFIX.size + length], memoryview(data)[_PREFIX.size + length :]
+        snapshots = []
+        for reference in self._read(header).snapshots:
+            elements, rest = _read_elements(rest, reference.size)
+            snapshots.append(MemorySnapshot(reference.layout.hex(), elements))
+        if len(rest):
+            raise MessageError(f"{len(rest)} bytes follow the frame")
+        return self.decode(header, tuple(snapshots))
+
+    def _read(self, header: bytes) -> _Header:
+        try:
+            return self._headers.decode(header)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise MessageError(f"not a header: {error}", remedy="Check that both peers run one version.") from None
+
+    def _typed(self) -> msgspec.msgpack.Decoder[Message]:
+        types = message_types()
+        if self._messages is None or self._types != types:
+            union: Any = reduce(or_, types)
+            self._messages = msgspec.msgpack.Decoder(union, dec_hook=self._resolve)
+            self._types = types
+        return self._messages
+
+    def _refer(self, value: object) -> int:
+        if not isinstance(value, Snapshot):
+            raise TypeError(f"{type(value).__name__} cannot travel in a message")
+        self._snapshots.append(value)
+        return len(self._snapshots) - 1
+
+    def _resolve(self, kind: type, value: object) -> Snapshot:
+        if kind is not Snapshot or value != self._used or self._used >= len(self._snapshots):
+            raise ValueError("a snapshot is referred to that did not come")
+        self._used += 1
+        return self._snapshots[self._used - 1]
+
+
+def _read_elements(rest: memoryview, size: int) -> tuple[torch.Tensor, memoryview]:
+    """The ``size`` float32 elements at the head of ``rest``, and what follows them."""
+    if 4 * size > len(rest):
+        raise MessageError(f"a snapshot of {size} elements did not come whole")
+    data = bytearray()
+    while len(data) < 4 * size:
+        if len(rest) < _LENGTH.size:
+            raise MessageError("a frame ends within a chunk")
+        (length,) = _LENGTH.unpack_from(rest)
+        if length != min(CHUNK_BYTES, 4 * size - len(data)) or _LENGTH.size + length > len(rest):
+            raise MessageError(f"a chunk of {length} bytes is not of the right length")
+        data += rest[_LENGTH.size : _LENGTH.size + length]
+        rest = rest[_LENGTH.size + length :]
+    return torch.frombuffer(data, dtype=torch.float32), rest
+
+
+def _wire_bytes(size: int) -> int:
+    return 4 * size + _LENGTH.size * -(-4 * size // CHUNK_BYTES)
+
+
+def _bytes(elements: torch.Tensor) -> memoryview:
+    return np.ascontiguousarray(elements.numpy(), dtype="<f4").reshape(-1).view(np.uint8).data

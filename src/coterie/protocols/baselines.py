@@ -1,0 +1,61 @@
+"""What a protocol is compared with: training alone, training on pooled data, and FedAvg with a server.
+
+Threat model: none. ``central`` needs all data in one place; in ``fedavg`` the first member sees every model and decides
+alone, and the run ends with it.
+"""
+
+from __future__ import annotations
+
+from coterie.protocols.peer import Peer
+from coterie.registry import protocols
+
+
+@protocols.register("isolated")
+async def isolated(peer: Peer, rounds: int) -> None:
+    """Every peer trains alone: what it would have without the others."""
+    memory = peer.store.get("isolated") or {"round": 0}
+    if "vector" in memory:
+        await peer.learner.adopt(memory["vector"])
+    for round in range(memory["round"], rounds):  # noqa: A001
+        fitted = await peer.learner.fit(round)
+        mixed = await peer.learner.aggregate({}, round, degree=0, rule="mean")
+        peer.metrics.round_done(round, fitted.loss, mixed)
+        peer.store.put("isolated", {"round": round + 1, "vector": fitted.snapshot})
+
+
+@protocols.register("central", pooled=True)
+async def central(peer: Peer, rounds: int) -> None:
+    """One learner on all training data in one place: as many steps as a peer would do, of the same batch size."""
+    await isolated(peer, rounds)
+
+
+@protocols.register("fedavg")
+async def fedavg(peer: Peer, rounds: int) -> None:
+    """FedAvg (McMahan et al. 2017, Algorithm 1), all peers a round; the first member is the server and trains too.
+
+    Models are weighted by their numbers of training samples; the spec's ``[aggregation]`` is not used.
+    """
+    server, clients = peer.members[0], peer.members[1:]
+    memory = peer.store.get("fedavg") or {"round": 0}
+    if "vector" in memory:
+        await peer.learner.adopt(memory["vector"])
+    round = memory["round"]  # noqa: A001
+    while round < rounds:
+        fitted = await peer.learner.fit(round)
+        if peer.id == server:
+            models = await peer.pull(clients, round)
+            mixed = await peer.learner.aggregate(models, round, degree=len(clients), rule="weighted_mean")
+            merged = await peer.learner.snapshot()
+            peer.publish(merged, round, channel="merged")
+        else:
+            mixed = None
+            peer.publish(fitted.snapshot, round, degree=len(clients))
+            reply = await peer.pull([server], round, "merged")
+            if server in reply:
+                merged, round = reply[server].vector, reply[server].round  # noqa: A001
+                await peer.learner.adopt(merged)
+            else:
+                merged = fitted.snapshot
+        peer.metrics.round_done(round, fitted.loss, mixed)
+        round += 1  # noqa: A001
+        peer.store.put("fedavg", {"round": round, "vector": merged})

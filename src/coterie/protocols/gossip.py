@@ -1,0 +1,61 @@
+"""Gossip averaging by learned trust, after Papaya (arXiv 2303.06189), without its DHT.
+
+Threat model: every peer a peer pulls from, and every peer that pulls from it, sees its whole model in the clear; what a
+model tells about its training data is not hidden. Malicious peers may send any bytes; what they can do to the common
+model depends on the aggregation rule. There is no leader: no peer is trusted by all.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+
+from coterie.protocols.peer import Mixed, Model, Peer, PeerId
+from coterie.registry import protocols
+
+
+@protocols.register("gossip")
+async def gossip(
+    peer: Peer,
+    rounds: int,
+    *,
+    fanout: Annotated[int, Field(ge=1)] | None = 3,
+    warmup: Annotated[int, Field(ge=0)] = 0,
+    swap_every: Annotated[int, Field(ge=1)] = 1,
+) -> None:
+    """Local steps, then a mean over a random subset of the neighbours, weighted by trust.
+
+    ``fanout``: neighbours sampled a round (Papaya: 3 of 5); also the degree in graph weights. ``warmup``: rounds of
+    training alone at first. ``swap_every``: rounds from one exchange to the next.
+    """
+    degree = min(fanout or len(peer.neighbours), len(peer.neighbours))
+    memory = peer.store.get("gossip") or {"round": 0, "state": None}
+    round, state = memory["round"], memory["state"]  # noqa: A001 - the field's word
+    if "vector" in memory:
+        await peer.learner.adopt(memory["vector"])
+
+    while round < rounds:
+        # Step 1: train on one's own data.
+        fitted = await peer.learner.fit(round)
+        # Step 2: let others have the outcome.
+        peer.publish(fitted.snapshot, round, degree=degree)
+        mixed: Mixed | None = None
+        models: Mapping[PeerId, Model] = {}
+        if round >= warmup and (round - warmup) % swap_every == 0:
+            # Step 3: pull from a random subset of the neighbours.
+            models = await peer.pull(peer.random.sample(peer.neighbours, degree), round)
+            # Step 4: mix, each vector weighted by the trust its peer has earned.
+            mixed = await peer.learner.aggregate(models, round, degree=degree, state=state)
+            state = mixed.state
+        peer.metrics.round_done(round, fitted.loss, mixed)
+        # Step 5: go on; a peer that comes back joins the round the others have reached.
+        round = next_round(round, models)  # noqa: A001
+        peer.store.put("gossip", {"round": round, "state": state, "vector": fitted.snapshot})
+
+
+def next_round(round: int, models: Mapping[PeerId, Model]) -> int:  # noqa: A002
+    """The round after this one, or the lower median of the rounds seen where that is later still."""
+    return max(round + 1, statistics.median_low([model.round for model in models.values()]) if models else 0)

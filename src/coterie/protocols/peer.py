@@ -1,0 +1,372 @@
+"""What a protocol sees: one peer, its learner, and the others by their ids. No socket, no file, no process.
+
+The same class serves a simulated and a real peer; the runtime gives it a transport, a learner and a store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from coterie.errors import CoterieError, MessageError, PeerUnreachable, VectorBusy
+from coterie.layout import Snapshot
+from coterie.ledger import Ledger
+from coterie.network import Codec, Envelope, Frame, Message, Transport, message
+
+if TYPE_CHECKING:
+    from random import Random
+
+PeerId = str
+Handler = Callable[[PeerId, Any], Message | Awaitable[Message | None] | None]
+M = TypeVar("M", bound=Message)
+
+
+@message
+class Pull(Message, frozen=True):
+    """Ask for what the other has published on a channel in this round or later. The reply waits for the round."""
+
+    round: int
+    channel: str
+
+
+@message
+class Model(Message, frozen=True):
+    """What a peer has published: its vector, on how many training samples, and its degree in the graph."""
+
+    round: int
+    channel: str
+    vector: Snapshot
+    samples: int
+    degree: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The outcome of a fit: a snapshot of the vector, and the mean loss over the local steps."""
+
+    snapshot: Snapshot
+    loss: float
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The outcome of an aggregation: what each vector weighed, what is trusted, and the rule's state for next time."""
+
+    weights: Mapping[PeerId, float]
+    trust: Mapping[PeerId, float] | None
+    state: Any
+    refused: tuple[PeerId, ...]
+
+
+class PeerLearner(Protocol):
+    """A peer's own model and data. One call at a time: a second one during the first raises VectorBusy."""
+
+    @property
+    def samples(self) -> int:
+        """Number of training samples."""
+        ...
+
+    async def fit(self, round: int) -> Fitted:  # noqa: A002 - the field's word
+        """Train on the peer's own data, as the spec's ``[training]`` says for this round."""
+        ...
+
+    async def aggregate(
+        self,
+        received: Mapping[PeerId, Model],
+        round: int,  # noqa: A002
+        *,
+        degree: int,
+        state: Any = None,
+        rule: str | None = None,
+    ) -> Mixed:
+        """Mix the vector with those received, by the spec's rule or the named one, and go on from the outcome."""
+        ...
+
+    async def adopt(self, snapshot: Snapshot) -> None:
+        """Go on from this vector instead."""
+        ...
+
+    async def snapshot(self) -> Snapshot:
+        """A copy of the vector as it is now."""
+        ...
+
+
+class Store(Protocol):
+    """What survives a crash of the peer. Values: numbers, strings, snapshots, and lists and dicts of such."""
+
+    def get(self, key: str) -> Any:
+        """The value last put under ``key``; None if there is none."""
+        ...
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep ``value``; it replaces the earlier one at once or not at all."""
+        ...
+
+
+class Clock(Protocol):
+    def time(self) -> float:
+        """Seconds since some start; virtual in a simulation."""
+        ...
+
+
+class Metrics(Protocol):
+    """Where a protocol reports what happened. Reporting never changes the run."""
+
+    def round_done(self, round: int, loss: float, mixed: Mixed | None) -> None:  # noqa: A002
+        """The round is over at this peer: ``loss`` of its fit, and how it mixed (None: it did not)."""
+        ...
+
+    def dropped(self, sender: PeerId, error: CoterieError) -> None:
+        """Bytes from ``sender`` were refused."""
+        ...
+
+
+class Patience:
+    """How long to wait for a peer, from what it has shown: median + 10 MAD of its last 32 answers, at least twice the
+    median; 60 s for one that has not answered yet. Each time-out counts as an answer of 1.5 times the wait."""
+
+    FIRST = 60.0
+
+    def __init__(self) -> None:
+        self._seen: deque[float] = deque(maxlen=32)
+
+    def seconds(self) -> float:
+        """The wait before an ask to this peer is given up."""
+        if not self._seen:
+            return self.FIRST
+        median = statistics.median(self._seen)
+        deviation = statistics.median(abs(s - median) for s in self._seen)
+        return max(2 * median, median + 10 * deviation) + 1.0
+
+    def answered(self, seconds: float) -> None:
+        self._seen.append(seconds)
+
+    def timed_out(self, seconds: float) -> None:
+        self._seen.append(1.5 * seconds)
+
+
+@dataclass
+class _Question:
+    to: PeerId
+    future: asyncio.Future[Message]
+    asked: float
+    seconds: float
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass
+class Peer:
+    """One member of the federation, as its protocol coroutine sees it."""
+
+    id: PeerId
+    members: Sequence[PeerId]
+    """All members, this one included, in an order all agree on."""
+    neighbours: Sequence[PeerId]
+    """Those it may talk to by the topology; never itself."""
+    learner: PeerLearner
+    ledger: Ledger
+    store: Store
+    random: Random
+    """Seeded: for choices that must replay."""
+    secrets: Random
+    """The operating system's generator in a real peer: for keys, shares and masks."""
+    clock: Clock
+    metrics: Metrics
+    transport: Transport
+    codec: Codec
+    _handlers: dict[type[Message], Handler] = field(default_factory=dict)
+    _questions: dict[int, _Question] = field(default_factory=dict)
+    _asked: int = 0
+    _patience: dict[PeerId, Patience] = field(default_factory=dict)
+    _published: dict[str, Model] = field(default_factory=dict)
+    _waiting: list[tuple[Pull, asyncio.Future[Model]]] = field(default_factory=list)
+    _tasks: list[asyncio.Future[Message | None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.handle(Pull, self._on_pull)
+
+    # Asking and telling
+
+    async def ask(self, to: PeerId, message: Message, timeout: float | None = None) -> Message:
+        """The reply of ``to``. ``timeout`` in seconds; None: from what that peer has shown.
+
+        Raises PeerUnreachable if no reply came in time or the peer is known to be gone.
+        """
+        question = self._post(to, message, timeout)
+        try:
+            return await question.future
+        finally:
+            self._forget(question)
+
+    async def ask_all(
+        self, to: Sequence[PeerId], message: Message, timeout: float | None = None
+    ) -> list[Message | None]:
+        """The replies in the order of ``to``; None for a peer that did not answer."""
+        questions = [self._post(peer, message, timeout) for peer in to]
+        replies: list[Message | None] = []
+        try:
+            for question in questions:
+                try:
+                    replies.append(await question.future)
+                except PeerUnreachable:
+                    replies.append(None)
+        finally:
+            for question in questions:
+                self._forget(question)
+        return replies
+
+    def send(self, to: PeerId, message: Message) -> None:
+        """Tell ``to`` something; no reply, and no notice if it is lost."""
+        self.transport.post(to, self.codec.encode(Envelope("send", 0, message)), _ignore)
+
+    def handle(self, kind: type[M], function: Callable[[PeerId, M], Any]) -> None:
+        """Answer messages of a type with ``function(sender, message)``: a message, an awaitable of one, or None."""
+        self._handlers[kind] = function
+
+    # Publishing
+
+    def publish(self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model") -> None:  # noqa: A002
+        """Let others pull this snapshot from now on; answers those who wait for this round."""
+        model = Model(round, channel, snapshot, self.learner.samples, degree)
+        self._published[channel] = model
+        still = []
+        for pull, future in self._waiting:
+            if pull.channel == channel and pull.round <= round:
+                if not future.done():
+                    future.set_result(model)
+            else:
+                still.append((pull, future))
+        self._waiting = still
+
+    async def pull(
+        self,
+        whom: Sequence[PeerId],
+        round: int,  # noqa: A002
+        channel: str = "model",
+    ) -> dict[PeerId, Model]:
+        """What each of ``whom`` has published for this round or a later one; who did not answer is left out."""
+        replies = await self.ask_all(whom, Pull(round, channel))
+        models: dict[PeerId, Model] = {}
+        for peer, reply in zip(whom, replies, strict=True):
+            if isinstance(reply, Model) and reply.round >= round and reply.channel == channel and reply.degree >= 0:
+                models[peer] = reply
+            elif reply is not None:
+                self.metrics.dropped(peer, MessageError("a reply to a pull was not what was asked for", where=peer))
+        return models
+
+    def _on_pull(self, sender: PeerId, pull: Pull) -> Model | asyncio.Future[Model]:
+        model = self._published.get(pull.channel)
+        if model is not None and model.round >= pull.round:
+            return model
+        future: asyncio.Future[Model] = asyncio.get_running_loop().create_future()
+        self._waiting.append((pull, future))
+        return future
+
+    # What the transport calls
+
+    def receive(self, sender: PeerId, frame: Frame) -> None:
+        """A frame has come in. Whatever is wrong with it is counted against the sender, and the frame dropped."""
+        try:
+            envelope = self.codec.decode(frame.header, frame.snapshots)
+            if envelope.kind == "reply":
+                self._on_reply(sender, envelope)
+                return
+            outcome = self._handler(sender, envelope.message)(sender, envelope.message)
+        except MessageError as error:
+            self.metrics.dropped(sender, error)
+            return
+        if isinstance(outcome, Message):
+            self._reply(sender, envelope, outcome)
+        elif isinstance(outcome, asyncio.Future):
+            outcome.add_done_callback(lambda future: self._reply_later(sender, envelope, future))
+        elif outcome is not None:
+            task = asyncio.ensure_future(outcome)
+            self._tasks.append(task)
+            task.add_done_callback(self._tasks.remove)
+            task.add_done_callback(lambda future: self._reply_later(sender, envelope, future))
+
+    def close(self) -> None:
+        """Stop: everything that waits is cancelled."""
+        for task in self._tasks:
+            task.cancel()
+        for _, future in self._waiting:
+            future.cancel()
+        for question in list(self._questions.values()):
+            self._forget(question)
+            question.future.cancel()
+        self._waiting = []
+
+    def waits_for(self) -> str:
+        """What this peer waits for, in words: named when nothing can go on."""
+        asked = sorted({question.to for question in self._questions.values() if not question.future.done()})
+        return f"an answer of {', '.join(asked)}" if asked else "something other than an answer"
+
+    def _post(self, to: PeerId, message: Message, timeout: float | None) -> _Question:
+        loop = asyncio.get_running_loop()
+        self._asked += 1
+        number = self._asked
+        seconds = self._patience.setdefault(to, Patience()).seconds() if timeout is None else timeout
+        question = _Question(to, loop.create_future(), loop.time(), seconds)
+        self._questions[number] = question
+        question.future.add_done_callback(lambda _: self._questions.pop(number, None))
+        question.timer = loop.call_later(seconds, self._time_out, question)
+        self.transport.post(to, self.codec.encode(Envelope("ask", number, message)), lambda: self._gone(question))
+        return question
+
+    def _handler(self, sender: PeerId, message: Message) -> Handler:
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            raise MessageError(f"a {type(message).__name__} was not expected", where=sender)
+        return handler
+
+    def _on_reply(self, sender: PeerId, envelope: Envelope) -> None:
+        question = self._questions.get(envelope.id)
+        if question is None or question.future.done():
+            return  # it came after the time-out
+        if question.to != sender:
+            raise MessageError("a reply to another peer's question", where=sender)
+        self._patience.setdefault(sender, Patience()).answered(self.clock.time() - question.asked)
+        question.future.set_result(envelope.message)
+
+    def _reply(self, to: PeerId, envelope: Envelope, reply: Message) -> None:
+        if envelope.kind == "ask":
+            self.transport.post(to, self.codec.encode(Envelope("reply", envelope.id, reply)), _ignore)
+
+    def _reply_later(self, to: PeerId, envelope: Envelope, future: asyncio.Future[Message | None]) -> None:
+        if not future.cancelled() and (reply := future.result()) is not None:
+            self._reply(to, envelope, reply)
+
+    def _time_out(self, question: _Question) -> None:
+        if not question.future.done():
+            self._patience.setdefault(question.to, Patience()).timed_out(question.seconds)
+            question.future.set_exception(
+                PeerUnreachable(f"no answer within {question.seconds:.3g} s", where=question.to)
+            )
+
+    def _gone(self, question: _Question) -> None:
+        if not question.future.done():
+            question.future.set_exception(PeerUnreachable("the peer is not running", where=question.to))
+
+    def _forget(self, question: _Question) -> None:
+        if question.timer is not None:
+            question.timer.cancel()
+        if question.future.done() and not question.future.cancelled():
+            question.future.exception()  # seen: a caller that was cancelled leaves no warning behind
+
+
+def _ignore() -> None:
+    """Nobody waits for this message."""
+
+
+def require_idle(busy: bool, where: str) -> None:
+    """Raise VectorBusy if a peer's learner is already at work."""
+    if busy:
+        raise VectorBusy(
+            "the vector was touched while the learner is at work",
+            where=where,
+            remedy="Await one call of the learner before the next.",
+        )

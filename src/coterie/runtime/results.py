@@ -1,0 +1,307 @@
+"""What a run leaves behind: its result, a record a peer and evaluated round, and the directory that holds them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
+
+import msgspec
+import tomli_w
+
+from coterie.errors import DataError, OutputError
+from coterie.runtime._result import SCHEMA, Result, combine, summary
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["SCHEMA", "PeerMetrics", "Result", "RunDirectory", "combine", "summary"]
+
+_T = TypeVar("_T")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class PeerMetrics:
+    """One peer after one evaluated round: one line of ``metrics.jsonl``. A number that is not finite is null there."""
+
+    round: int
+    peer: str
+    index: int
+    attacker: bool
+    time: float
+    """Virtual seconds since the start."""
+    accuracy: float
+    loss: float
+    train_loss: float | None
+    bytes_sent: int
+    """By this peer so far."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Of the last aggregation, the peer's own included."""
+    trust: dict[str, float] | None = None
+
+
+class _Line(msgspec.Struct):
+    """PeerMetrics as read back: null stands for a number that was not finite."""
+
+    round: int
+    peer: str
+    index: int
+    attacker: bool
+    time: float
+    accuracy: float | None
+    loss: float | None
+    train_loss: float | None
+    bytes_sent: int
+    weights: dict[str, float | None]
+    trust: dict[str, float | None] | None
+
+    def record(self) -> PeerMetrics:
+        values = {f.name: getattr(self, f.name) for f in fields(PeerMetrics)}
+        values["accuracy"], values["loss"] = _or_nan(self.accuracy), _or_nan(self.loss)
+        values["weights"] = {peer: _or_nan(value) for peer, value in self.weights.items()}
+        values["trust"] = None if self.trust is None else {peer: _or_nan(v) for peer, v in self.trust.items()}
+        return PeerMetrics(**values)
+
+
+class RunDirectory:
+    """The files of one run, or of several seeds: then each has a directory of its own in it, such as ``seed-7``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream: IO[bytes] | None = None
+        self._round = -1
+
+    # Write side
+
+    @classmethod
+    def create(cls, path: Path | None, name: str) -> Self:
+        """A new directory: ``path``, or the first free of ``runs/NAME``, ``runs/NAME-2`` ...; never one in use."""
+        if path is None:
+            if not _NAME.fullmatch(name):
+                raise OutputError(f"{name!r} cannot name a directory", remedy="Use letters, digits, '.', '_' and '-'.")
+            return cls(_first_free(Path("runs"), name))
+        with _writing(path):
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise OutputError(
+                    "it exists already, and a run never overwrites",
+                    where=str(path),
+                    remedy="Name a new directory with --out, or leave --out away.",
+                )
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass  # a directory we may not write to is better found now than after the run
+        return cls(path)
+
+    def write_spec(self, tables: Mapping[str, Any]) -> None:
+        """``spec.toml``: the resolved spec. Keys that are None are left out."""
+        self.write("spec.toml", tomli_w.dumps(_without_none(tables)).encode())
+
+    def metrics(self, record: PeerMetrics) -> None:
+        """Append one line to ``metrics.jsonl``; what is buffered goes to disk when a later round begins."""
+        path = self.path / "metrics.jsonl"
+        with _writing(path):
+            if self._stream is None:
+                self._stream = path.open("ab", buffering=1 << 20)
+            if record.round > self._round:
+                self._round = record.round
+                self._stream.flush()
+            self._stream.write(msgspec.json.encode(record, enc_hook=_plain) + b"\n")
+
+    def close(self) -> None:
+        """Flush and close ``metrics.jsonl``."""
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            with _writing(self.path / "metrics.jsonl"):
+                stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write_result(self, result: Result) -> None:
+        """``result.json``, whole or not at all; ``metrics.jsonl`` is closed first."""
+        self.close()
+        text = json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
+        self.write("result.json", f"{text}\n".encode())
+
+    def write_topology(self, edges: Iterable[tuple[int, int]]) -> None:
+        """``topology.json``: undirected edges as pairs of peer indices. Leave it out where everybody is a neighbour."""
+        self.write("topology.json", msgspec.json.encode({"edges": [(int(a), int(b)) for a, b in edges]}) + b"\n")
+
+    def write_model(self, name: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Path:
+        """``models/NAME.safetensors`` with ``metadata`` in its header; gives its path."""
+        from safetensors.torch import save  # imports torch: not for those who only read results
+
+        if not _NAME.fullmatch(name):
+            raise OutputError(f"{name!r} cannot name a model file", remedy="Use letters, digits, '.', '_' and '-'.")
+        packed = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        return self.write(f"models/{name}.safetensors", save(packed, dict(metadata)))
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write a file of the directory, whole or not at all: a temporary file beside it, then a rename."""
+        path = self.path / name
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(descriptor)
+                Path(temporary).chmod(0o644)
+                Path(temporary).replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    Path(temporary).unlink()
+                raise
+        return path
+
+    # Read side
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """A directory that a run has written. Raises DataError where there is none."""
+        if not path.is_dir():
+            raise DataError("there is no such run directory", where=str(path), remedy="Name one that 'run' has made.")
+        run = cls(path)
+        if not (path / "spec.toml").is_file() and not (path / "result.json").is_file() and not run.seeds:
+            raise DataError(
+                "this is not a run directory: it has neither spec.toml nor result.json",
+                where=str(path),
+                remedy="Name one that 'run' has made.",
+            )
+        return run
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The tables of ``spec.toml``."""
+        return self._read("spec.toml", lambda content: tomllib.loads(content.decode()))
+
+    @property
+    def result(self) -> Result:
+        """What ``result.json`` holds."""
+        record = self._read("result.json", json.loads)
+        if not isinstance(record, dict):
+            raise DataError("not a JSON object", where=str(self.path / "result.json"), remedy="Run the spec again.")
+        return Result.from_json(record)
+
+    @property
+    def records(self) -> list[PeerMetrics]:
+        """The lines of ``metrics.jsonl``; none where no round was evaluated. An unfinished last line is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        decoder = msgspec.json.Decoder(_Line)
+        records = []
+        with _reading(path), path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    break  # the run was killed while it wrote this line
+                try:
+                    records.append(decoder.decode(line).record())
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    raise DataError(
+                        f"the line cannot be read: {error}",
+                        where=f"{path}, line {number}",
+                        remedy="Remove that line, or run the spec again.",
+                    ) from None
+        return records
+
+    @property
+    def topology(self) -> list[tuple[int, int]] | None:
+        """The edges of ``topology.json``; None where there is no such file."""
+        if not (self.path / "topology.json").exists():
+            return None
+
+        def decode(content: bytes) -> list[tuple[int, int]]:
+            return msgspec.json.decode(content, type=dict[str, list[tuple[int, int]]])["edges"]
+
+        return self._read("topology.json", decode)
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """The files in ``models/``, by name."""
+        return {path.stem: path for path in sorted((self.path / "models").glob("*.safetensors"))}
+
+    @property
+    def seeds(self) -> dict[int, RunDirectory]:
+        """The directories ``seed-N`` in this one, by seed."""
+        found = [p for p in self.path.glob("seed-*") if p.is_dir() and p.name[5:].isdecimal()]
+        return {int(p.name[5:]): RunDirectory(p) for p in sorted(found, key=lambda p: int(p.name[5:]))}
+
+    def _read(self, name: str, decode: Callable[[bytes], _T]) -> _T:
+        path = self.path / name
+        with _reading(path):
+            content = path.read_bytes()
+        try:
+            return decode(content)
+        except (ValueError, KeyError, msgspec.MsgspecError) as error:
+            raise DataError(f"the file is damaged: {error}", where=str(path), remedy="Run the spec again.") from None
+
+
+def _first_free(parent: Path, name: str) -> Path:
+    with _writing(parent / name):
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = parent / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return path
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value if item is not None]
+    return str(value) if isinstance(value, Path) else value
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}",
+            where=str(path),
+            remedy="Check the free space and the permissions, or name another place with --out.",
+        ) from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(
+            "there is no such file", where=str(path), remedy="Did the run end before it was written?"
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror or error}", where=str(path), remedy="Check the file."
+        ) from None
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar as the Python number it stands for."""
+    return value.item()

@@ -1,0 +1,58 @@
+"""Virtual time: an asyncio event loop in which waiting takes no time.
+
+asyncio asks its selector to wait with timeout 0 while a callback is ready; any other timeout means that this instant is
+over. Then waiting jobs are run if the clock would otherwise pass the first one's end, or the clock jumps to the next
+timer. Nothing here reads a real clock, so a run is decided by its inputs alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from coterie.errors import Deadlock
+
+
+class _InstantSelector(selectors.SelectSelector):
+    """Instead of waiting for sockets, ends the instant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.flush: Callable[[float | None], bool] = lambda until: False
+        """Run what must run before the clock reaches ``until`` (None: nothing is due, ever); True if something ran."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout <= 0:
+            return []
+        until = None if timeout is None else self.now + timeout
+        if not self.flush(until):
+            if until is None:
+                raise Deadlock("every peer waits, and no message, timer or job will ever wake one")
+            self.now = until
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose ``time()`` is virtual. Threads have no virtual time: using them raises RuntimeError."""
+
+    def __init__(self) -> None:
+        self.instants = _InstantSelector()
+        self._thread = threading.get_ident()
+        super().__init__(self.instants)
+
+    def time(self) -> float:
+        return self.instants.now
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("another thread cannot wake a loop of virtual time")
+        return self.call_soon(callback, *args, context=context)
+
+    def run_in_executor(self, *args: Any) -> NoReturn:  # type: ignore[override]
+        raise RuntimeError("threads have no virtual time; make the work a job")

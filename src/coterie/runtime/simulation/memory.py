@@ -1,0 +1,159 @@
+"""Memory that the simulation and its worker processes share: arrays, and blocks of one vector each.
+
+On Linux the memory is anonymous (memfd) and opened by workers through the parent's file descriptor; elsewhere it is a
+temporary file. Pages are taken from the system when they are first written.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from coterie.layout import Snapshot
+
+_ALIGN = 16
+"""Elements: each block begins on a cache line."""
+
+
+class Segment(NamedTuple):
+    """A piece of shared memory, by the path another process opens it under."""
+
+    path: str
+    nbytes: int
+
+
+class Block(NamedTuple):
+    """One vector's place: the ``row`` of an arena's segment."""
+
+    segment: int
+    row: int
+
+
+@dataclass(frozen=True)
+class SharedArray:
+    """An array in shared memory, for sending to workers."""
+
+    segment: Segment
+    dtype: str
+    shape: tuple[int, ...]
+
+    def open(self) -> npt.NDArray[np.generic]:
+        """The array, mapped into this process."""
+        flat = np.frombuffer(_map(self.segment), dtype=self.dtype, count=int(np.prod(self.shape)))
+        return flat.reshape(self.shape)
+
+
+class SharedMemory:
+    """Owns segments; they vanish when it is closed."""
+
+    def __init__(self) -> None:
+        self._descriptors: list[int] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def segment(self, nbytes: int) -> Segment:
+        """New zeroed memory of at least one byte."""
+        nbytes = max(nbytes, 1)
+        if sys.platform == "linux":
+            descriptor = os.memfd_create("coterie")
+            path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        else:
+            self._folder = self._folder or tempfile.TemporaryDirectory(prefix="coterie-")
+            descriptor, path = tempfile.mkstemp(dir=self._folder.name)
+        os.ftruncate(descriptor, nbytes)
+        self._descriptors.append(descriptor)
+        return Segment(path, nbytes)
+
+    def share(self, array: npt.NDArray[np.generic]) -> SharedArray:
+        """A copy of ``array`` that workers can open."""
+        shared = SharedArray(self.segment(array.nbytes), array.dtype.str, array.shape)
+        if array.size:
+            shared.open()[...] = array
+        return shared
+
+    def close(self) -> None:
+        """Give the memory back once nobody maps it any more."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = []
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+class Vectors:
+    """Blocks of an arena as tensors: what workers and the parent both use. ``size``: float32 elements a block."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.stride = -(-size // _ALIGN) * _ALIGN
+        self.segments: list[Segment] = []
+        self._tables: list[torch.Tensor] = []
+
+    def extend(self, segments: list[Segment]) -> None:
+        """Map the segments that are not mapped yet."""
+        for segment in segments[len(self.segments) :]:
+            self.segments.append(segment)
+            table = torch.frombuffer(_map(segment), dtype=torch.float32, count=segment.nbytes // 4)
+            self._tables.append(table.view(-1, self.stride))
+
+    def __getitem__(self, block: Block) -> torch.Tensor:
+        """The block's elements, shape (size,), float32, shared."""
+        return self._tables[block.segment][block.row, : self.size]
+
+
+class Arena(Vectors):
+    """Hands out blocks and takes them back."""
+
+    def __init__(self, memory: SharedMemory, size: int, rows: int) -> None:
+        super().__init__(size)
+        self._memory, self._rows = memory, max(rows, 1)
+        self._free: list[Block] = []
+
+    def take(self) -> Block:
+        """A block with arbitrary content."""
+        if not self._free:
+            segment = self._memory.segment(self._rows * self.stride * 4)
+            self.extend([*self.segments, segment])
+            number = len(self.segments) - 1
+            self._free = [Block(number, row) for row in reversed(range(self._rows))]
+        return self._free.pop()
+
+    def give(self, block: Block) -> None:
+        """Take a block back."""
+        self._free.append(block)
+
+
+class SharedSnapshot(Snapshot):
+    """A snapshot in the arena; its block goes back when nobody holds the snapshot any more."""
+
+    def __init__(self, arena: Arena, layout_hash: str) -> None:
+        self.layout_hash, self.size = layout_hash, arena.size
+        self._arena = arena
+        self.block = arena.take()
+
+    def __del__(self) -> None:
+        self._arena.give(self.block)
+
+    def tensor(self) -> torch.Tensor:
+        return self._arena[self.block]
+
+    def digest(self) -> bytes:
+        """Zeros: in a simulation the bytes stay where they are, so there is nothing to compare."""
+        return bytes(32)
+
+
+def _map(segment: Segment) -> mmap.mmap:
+    descriptor = os.open(Path(segment.path), os.O_RDWR)
+    try:
+        return mmap.mmap(descriptor, segment.nbytes)
+    finally:
+        os.close(descriptor)

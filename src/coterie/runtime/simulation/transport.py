@@ -1,0 +1,89 @@
+"""An in-memory network with latency, bandwidth, loss, partitions and dead peers.
+
+A frame waits until the sender's uplink is free, takes its length over the bandwidth, and arrives a latency later.
+Lengths are those of the wire format; nothing is copied. A frame to a peer that is down fails as a refused connection
+would; a lost or partitioned one just never arrives.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from coterie.network import Frame
+from coterie.network.transport import Receiver
+from coterie.runtime.simulation.clock import VirtualLoop
+from coterie.spec import NetworkTable, PartitionFault
+
+_BITS = 8
+
+
+@dataclass
+class SimulatedNetwork:
+    """The wires between all peers of a simulation."""
+
+    loop: VirtualLoop
+    table: NetworkTable
+    partitions: Sequence[PartitionFault]
+    random: random.Random
+    bytes_sent: dict[str, int] = field(default_factory=dict)
+    frames_sent: int = 0
+    _receivers: dict[str, Receiver] = field(default_factory=dict)
+    _free_at: dict[str, float] = field(default_factory=dict)
+    _groups: list[tuple[float, float, dict[str, int]]] = field(default_factory=list)
+
+    def name_groups(self, ids: Sequence[str]) -> None:
+        """Learn which peers the partitions of the spec mean; a peer in no group is in one with its like."""
+        for fault in self.partitions:
+            side = {ids[i]: number for number, group in enumerate(fault.groups) for i in group if i < len(ids)}
+            self._groups.append((fault.at, fault.at + fault.seconds, side))
+
+    def connect(self, peer: str, receiver: Receiver) -> Endpoint:
+        """Bring a peer up; frames go to ``receiver``."""
+        self._receivers[peer] = receiver
+        self.bytes_sent.setdefault(peer, 0)
+        return Endpoint(self, peer)
+
+    def disconnect(self, peer: str) -> None:
+        """The peer is down; frames to it fail."""
+        self._receivers.pop(peer, None)
+
+    def post(self, sender: str, to: str, frame: Frame, failed: Callable[[], None]) -> None:
+        now, nbytes = self.loop.time(), frame.nbytes
+        self.bytes_sent[sender] += nbytes
+        self.frames_sent += 1
+        sent = max(now, self._free_at.get(sender, 0.0)) + nbytes * _BITS / (self.table.bandwidth_mbps * 1e6)
+        self._free_at[sender] = sent
+        latency = self.table.latency_ms / 1e3 * (1 + self.table.jitter * self.random.random())
+        if self.table.loss and self.random.random() < self.table.loss:
+            return
+        self.loop.call_at(sent + latency, self._arrive, sender, to, frame, failed)
+
+    def _arrive(self, sender: str, to: str, frame: Frame, failed: Callable[[], None]) -> None:
+        if self._parted(sender, to):
+            return
+        receiver = self._receivers.get(to)
+        if receiver is None:
+            failed()
+        else:
+            receiver(sender, frame)
+
+    def _parted(self, one: str, other: str) -> bool:
+        now = self.loop.time()
+        return any(start <= now < end and side.get(one, -1) != side.get(other, -1) for start, end, side in self._groups)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One peer's end of the simulated network."""
+
+    network: SimulatedNetwork
+    peer: str
+
+    def post(self, to: str, frame: Frame, failed: Callable[[], None]) -> None:
+        self.network.post(self.peer, to, frame, failed)
+
+    @property
+    def bytes_sent(self) -> int:
+        return self.network.bytes_sent[self.peer]

@@ -1,0 +1,180 @@
+"""A module whose state is views into one flat float32 vector.
+
+Training writes through the views into the vector; aggregation is linear algebra on vectors. Float32 parameters and
+persistent float32 buffers are views (their strides kept, so channels-last weights stay channels-last). Parameters and
+buffers of other floating dtypes are copied in and out. Integer buffers and buffers that are not persistent stay local.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from coterie.errors import ModelError, StorageReplaced
+from coterie.layout import Layout, Slot
+
+LocalState: TypeAlias = dict[str, torch.Tensor]
+"""Buffers that do not travel, by name: part of what a peer keeps between two fits."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a slot's tensor hangs in the module."""
+
+    slot: Slot
+    owner: nn.Module
+    leaf: str
+    tensor: torch.Tensor
+    is_parameter: bool
+
+    @property
+    def is_view(self) -> bool:
+        return self.tensor.dtype is torch.float32
+
+    def current(self) -> torch.Tensor | None:
+        store = self.owner._parameters if self.is_parameter else self.owner._buffers
+        return store.get(self.leaf)
+
+
+class VectorModule:
+    """A module bound to a vector; it can be bound to another one at any time outside a fit.
+
+    ``layout`` says which elements hold what. A new vector holds the module's present values.
+    Raises ModelError for a module that cannot be held: no trainable parameter, lazy, complex or meta tensors.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._places, self.layout = _survey(module)
+        self._local = {
+            name: buffer
+            for name, buffer in module.named_buffers()
+            if all(place.tensor is not buffer for place in self._places)
+        }
+        self._initial_local = {name: buffer.clone() for name, buffer in self._local.items()}
+        self._views = [place for place in self._places if place.is_view]
+        self._copies = [place for place in self._places if not place.is_view]
+        self.vector = torch.zeros(self.layout.size)
+        self.gradient = torch.zeros(self.layout.trainable)
+        for place in self._places:
+            _view(self.vector, place.slot).copy_(place.tensor.detach())
+        self.bind(self.vector)
+
+    def bind(self, vector: torch.Tensor) -> None:
+        """Let the module live in ``vector``, shape (layout.size,), float32, contiguous."""
+        self.vector = vector
+        start = vector.storage_offset()
+        for place in self._views:
+            slot = place.slot
+            place.tensor.data = vector.as_strided(slot.shape, slot.stride, start + slot.offset)
+        self.load_copies()
+
+    def attach_gradient(self) -> None:
+        """Let ``backward`` write into ``gradient``, shape (layout.trainable,), and clear it."""
+        self.gradient.zero_()
+        for place in self._places:
+            if place.slot.offset < self.layout.trainable:
+                if place.is_view:
+                    place.tensor.grad = _view(self.gradient, place.slot)
+                else:
+                    place.tensor.grad = None
+
+    def collect_gradient(self) -> None:
+        """After ``backward``: bring in the gradients of parameters that are not float32."""
+        for place in self._copies:
+            if place.slot.offset < self.layout.trainable and place.tensor.grad is not None:
+                _view(self.gradient, place.slot).copy_(place.tensor.grad)
+                place.tensor.grad = None
+
+    def load_copies(self) -> None:
+        """Copy from the vector into the tensors that cannot be views."""
+        for place in self._copies:
+            place.tensor.data.copy_(_view(self.vector, place.slot))
+
+    def store_copies(self) -> None:
+        """Copy buffers that cannot be views back into the vector. Parameters are already there: the vector leads."""
+        for place in self._copies:
+            if place.slot.offset >= self.layout.trainable:
+                _view(self.vector, place.slot).copy_(place.tensor.detach())
+
+    def verify(self) -> None:
+        """Raise StorageReplaced, naming the tensor, if the module no longer lives in its vector."""
+        start = self.vector.data_ptr()
+        for place in self._places:
+            current, slot = place.current(), place.slot
+            if current is not place.tensor:
+                what = "was replaced by another tensor"
+            elif str(current.dtype).removeprefix("torch.") != slot.dtype:
+                what = f"changed from {slot.dtype} to {current.dtype}"
+            elif place.is_view and current.data_ptr() != start + 4 * slot.offset:
+                what = "moved to other memory"
+            else:
+                continue
+            raise StorageReplaced(
+                f"{slot.name} {what}",
+                where=type(self.module).__name__,
+                remedy="Do not call .half(), .to() or load_state_dict(assign=True) on a module that is being trained "
+                "here; convert it before.",
+            )
+
+    def restore_local(self, state: LocalState | None) -> None:
+        """Set the buffers that do not travel: to ``state``, or to what they were at first."""
+        for name, buffer in self._local.items():
+            buffer.copy_((state or self._initial_local)[name])
+
+    def local_state(self) -> LocalState | None:
+        """The buffers that do not travel; None where there are none or none has changed since the beginning."""
+        if all(torch.equal(buffer, self._initial_local[name]) for name, buffer in self._local.items()):
+            return None
+        return {name: buffer.clone() for name, buffer in self._local.items()}
+
+
+def _view(vector: torch.Tensor, slot: Slot) -> torch.Tensor:
+    return vector.as_strided(slot.shape, slot.stride, vector.storage_offset() + slot.offset)
+
+
+def _survey(module: nn.Module) -> tuple[list[_Place], Layout]:
+    """Trainable parameters first, then frozen ones, then the buffers that travel."""
+    parameters = list(module.named_parameters())
+    persistent = module.state_dict().keys()
+    named: list[tuple[str, torch.Tensor]] = [(name, p) for name, p in parameters if p.requires_grad]
+    count = len(named)
+    named += [(name, p) for name, p in parameters if not p.requires_grad]
+    named += [(name, b) for name, b in module.named_buffers() if name in persistent and b.is_floating_point()]
+    places: list[_Place] = []
+    offset = trainable = 0
+    for index, (name, tensor) in enumerate(named):
+        _check(name, tensor, type(module).__name__)
+        owner, _, leaf = name.rpartition(".")
+        slot = Slot(name, tuple(tensor.shape), _stride(tensor), str(tensor.dtype).removeprefix("torch."), offset)
+        places.append(_Place(slot, module.get_submodule(owner), leaf, tensor, isinstance(tensor, nn.Parameter)))
+        offset += slot.size
+        if index < count:
+            trainable = offset
+    if not trainable:
+        raise ModelError("it has no parameter to train", where=type(module).__name__, remedy="Give it one.")
+    return places, Layout(tuple(place.slot for place in places), offset, trainable)
+
+
+def _check(name: str, tensor: torch.Tensor, where: str) -> None:
+    if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+        fault, remedy = "is lazy and has no shape yet", "Run one batch through the module first."
+    elif tensor.is_meta:
+        fault, remedy = "is on the meta device", "Materialise the module first."
+    elif not tensor.is_floating_point():
+        fault, remedy = f"has dtype {tensor.dtype}", "Use a floating dtype."
+    elif tensor.layout is not torch.strided:
+        fault, remedy = f"has layout {tensor.layout}", "Use a dense tensor."
+    else:
+        return
+    raise ModelError(f"{name} {fault}", where=where, remedy=remedy)
+
+
+def _stride(tensor: torch.Tensor) -> tuple[int, ...]:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    if tensor.dim() in formats and tensor.is_contiguous(memory_format=formats[tensor.dim()]):
+        return tuple(tensor.stride())
+    return tuple(torch.empty(tensor.shape, device="meta").stride())
