@@ -35,6 +35,8 @@ class CoterieError(Exception):
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         super().__init__(what)
         self.what, self.where, self.remedy = what, where, remedy
+        self.result: object = None
+        """The result of the run this error ended, where there was one."""
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -56,19 +57,19 @@ class Component:
 
     def options(self) -> type[BaseModel]:
         """A pydantic model of the keyword-only parameters: names, types, bounds and defaults."""
+        fields: dict[str, Any] = {}
         try:
             hints = typing.get_type_hints(self.function, include_extras=True)
+            for parameter in inspect.signature(self.function).parameters.values():
+                if parameter.kind is parameter.KEYWORD_ONLY:
+                    default = ... if parameter.default is parameter.empty else parameter.default
+                    fields[parameter.name] = (hints.get(parameter.name, Any), default)
+            return create_model("Options", __config__=_STRICT, **fields)
         except Exception as error:
             raise PluginError(
-                f"the annotations of {self.name!r} cannot be read: {error}",
-                remedy="Annotate its keyword-only parameters with types that exist.",
+                f"the keyword-only parameters of {self.name!r} cannot be settings: {error}",
+                remedy="Annotate them with types that exist and that TOML has.",
             ) from error
-        fields: dict[str, Any] = {}
-        for parameter in inspect.signature(self.function).parameters.values():
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                default = ... if parameter.default is parameter.empty else parameter.default
-                fields[parameter.name] = (hints.get(parameter.name, Any), default)
-        return create_model("Options", __config__=_STRICT, **fields)
 
     def settings(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
         """``given`` checked, defaults filled in. Raises SpecError naming the key under ``where``."""
@@ -85,7 +86,8 @@ def explain(error: ValidationError, where: str, known: Mapping[str, Any]) -> Spe
     key = ".".join(str(part) for part in fault["loc"])
     path = f"{where}.{key}" if where and key else where or key
     if fault["type"] == "extra_forbidden":
-        return SpecError("unknown key", where=path, remedy=near_miss(str(fault["loc"][-1]), known))
+        remedy = near_miss(str(fault["loc"][0]), known) if len(fault["loc"]) == 1 else "Remove it."
+        return SpecError("unknown key", where=path, remedy=remedy)
     if fault["type"] == "missing":
         return SpecError("this key is required", where=path, remedy="Add it.")
     message = fault["msg"].removeprefix("Value error, ")
@@ -138,19 +140,20 @@ class Registry:
 
 
 def _load_plugin(reference: str, source: str, name: str, base: Path, where: str) -> Component:
-    try:
-        module = _load_file(base / source) if source.endswith(".py") else importlib.import_module(source)
-    except FileNotFoundError:
+    is_file = source.endswith(".py")
+    if is_file and not os.path.exists(base / source):  # noqa: PTH110 - false for a name no file can have
         raise PluginError(
             f"there is no file {base / source}", where=where, remedy="Paths are relative to the spec's folder."
-        ) from None
+        )
+    try:
+        module = _load_file(base / source) if is_file else importlib.import_module(source)
     except ModuleNotFoundError as error:
         raise PluginError(
             f"{reference!r} needs the module {error.name!r}, which is not installed",
             where=where,
             remedy="Install it, or write 'file.py:function' for a file of your own.",
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{reference!r} cannot be imported: {type(error).__name__}: {error}", where=where, remedy="Mend the file."
         ) from error
@@ -158,7 +161,7 @@ def _load_plugin(reference: str, source: str, name: str, base: Path, where: str)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise PluginError(f"{source} has no function {name!r}", where=where, remedy=near_miss(name, known))
-    return Component(reference, function, file=module.__file__ or "")
+    return Component(reference, function, file=getattr(module, "__file__", None) or "")
 
 
 def _load_file(path: Path) -> Any:

@@ -36,7 +36,7 @@ class FederationTable(Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "digits"
     protocol: str = "gossip"
     peers: Count = 10
-    rounds: Count = 30
+    rounds: Count = 80
     seed: Annotated[int, Field(ge=0)] = 7
 
 
@@ -56,23 +56,29 @@ class ModelTable(Table):
 class TrainingTable(Table):
     loss: str = "cross_entropy"
     optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: Positive = 0.1
+    lr: Positive = 0.3
     momentum: Share = 0.0
     beta2: Share = 0.999
     """Adam's second-moment decay; its first is ``momentum``, or 0.9 where that is 0."""
     weight_decay: NotNegative = 0.0
-    clip: NotNegative = 0.0
+    clip: NotNegative = 2.0
     """Largest Euclidean norm of a gradient; 0 does not clip."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     lr_floor: Annotated[float, Field(ge=0, le=1)] = 0.05
     """What is left of ``lr`` at the end of a linear or cosine schedule, as a share."""
-    quasi_global_momentum: Share = 0.0
+    quasi_global_momentum: Share = 0.9
     proximal: NotNegative = 0.0
     """FedProx's mu."""
     optimizer_state: Literal["reset", "keep"] = "reset"
     batch_size: Count = 32
     local_steps: Count | None = None
     local_epochs: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _off_by_default(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """An optimizer that quasi-global momentum does not go with turns it off, unless it is asked for."""
+        return given if given.get("optimizer", "sgd") == "sgd" else {"quasi_global_momentum": 0.0, **given}
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -169,7 +175,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Spec:
-    """A checked spec for one seed. ``base`` is the folder that relative paths start from."""
+    """A checked spec for one seed: the first of ``seeds``. ``base`` is the folder that relative paths start from."""
 
     LEFT_OUT: ClassVar = ("compute", "network", "faults", "evaluation")
     """Tables that say how a federation is simulated or watched, not what it is: not part of the hash."""
@@ -191,6 +197,7 @@ class Spec:
     loss: Component
     choices: Mapping[str, Choice]
     """The chosen partition, model, rule, topology and attack, under the names of their tables."""
+    seeds: tuple[int, ...]
     base: Path
     given: Mapping[str, Any]
     """The tables as written, for sending to worker processes."""
@@ -215,7 +222,8 @@ class Spec:
                 if name in self.choices:
                     tables[name] |= {k: v for k, v in self.choices[name].settings.items() if v is not None}
         if self.protocol.settings:
-            tables[_table_name(self.protocol.component)] = dict(self.protocol.settings)
+            settings = {k: v for k, v in self.protocol.settings.items() if v is not None}
+            tables[_table_name(self.protocol.component)] = settings
         if self.local_steps is not None:
             tables["training"]["local_steps"] = self.local_steps
         return tables
@@ -226,20 +234,22 @@ class Spec:
         tables = {name: table for name, table in self.resolved().items() if name not in self.LEFT_OUT}
         chosen = (self.protocol.component, self.dataset, self.loss, *(c.component for c in self.choices.values()))
         tables["plugins"] = {c.name: c.digest for c in chosen if c.digest}
-        return hashlib.sha256(json.dumps(tables, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        text = json.dumps(tables, sort_keys=True, separators=(",", ":"), default=str)  # a date, for one, is no JSON
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def with_values(self, values: Mapping[str, Any]) -> Spec:
         """The same spec with some dotted keys changed, such as ``{"federation.seed": 8}``."""
         tables = {name: dict(table) for name, table in self.given.items()}
         for key, value in values.items():
-            _set(tables, key, value)
+            _set(tables, key, value, self.base)
         return check(tables, self.base)
 
 
 def load(source: str | Path | Mapping[str, Any] | Spec | None = None, sets: Iterable[str] = ()) -> Spec:
     """A spec from a TOML file, from tables, or the built-in one, with ``sets`` (``"a.b=value"``) applied over it.
 
-    A value is read as TOML; what is not TOML is taken as a string. Raises SpecError for the first thing that is wrong.
+    A value is read as TOML; what is not TOML is taken as a string. Where it names another component, the settings of
+    the one before go. Raises SpecError for the first thing that is wrong.
     """
     if isinstance(source, Spec):
         tables, base = {name: dict(table) for name, table in source.given.items()}, source.base
@@ -253,12 +263,14 @@ def load(source: str | Path | Mapping[str, Any] | Spec | None = None, sets: Iter
         key, equals, text = assignment.partition("=")
         if not equals:
             raise SpecError(f"{assignment!r} has no '='", where="--set", remedy="Write --set table.key=value.")
-        _set(tables, key.strip(), _value(text.strip()))
+        _set(tables, key.strip(), _value(text.strip()), base)
     return check(tables, base)
 
 
 def check(tables: Mapping[str, Any], base: Path) -> Spec:
     """The Spec that ``tables`` mean. Raises SpecError naming the key, a near miss and the remedy."""
+    seeds = _seeds(tables)
+    tables = {**tables, "federation": {**_table(tables, "federation"), "seed": seeds[0]}} if seeds else tables
     checked: dict[str, Any] = {}
     extras: dict[str, dict[str, Any]] = {}
     for name, model in TABLES.items():
@@ -283,9 +295,24 @@ def check(tables: Mapping[str, Any], base: Path) -> Spec:
         dataset=registry.datasets.resolve(checked["data"].dataset, base, "data.dataset"),
         loss=registry.losses.resolve(checked["training"].loss, base, "training.loss"),
         choices=choices,
+        seeds=seeds or (checked["federation"].seed,),
         base=base,
         given=tables,
     )
+
+
+def _seeds(tables: Mapping[str, Any]) -> tuple[int, ...]:
+    """The seeds, where the spec gives a list of them."""
+    given = _table(tables, "federation").get("seed")
+    if not isinstance(given, list):
+        return ()
+    if not given or len(set(map(repr, given))) < len(given):
+        raise SpecError(
+            f"{given} is not a list of different seeds", where="federation.seed", remedy="Name each seed once."
+        )
+    for seed in given:
+        _validate(FederationTable, {"seed": seed}, "federation")
+    return tuple(given)
 
 
 def _component_settings(component: Component, given: Mapping[str, Any], table: str) -> dict[str, Any]:
@@ -300,11 +327,17 @@ def _component_settings(component: Component, given: Mapping[str, Any], table: s
 def _check_protocol_tables(tables: Mapping[str, Any], protocol: Component) -> None:
     """Tables of protocols not in use are checked too, so that one file serves for several; others are unknown."""
     own = _table_name(protocol)
+    if own in TABLES:
+        raise SpecError(
+            f"a protocol cannot be called {own!r}, as a table of the spec is",
+            where="federation.protocol",
+            remedy="Rename the function.",
+        )
     for name in tables:
         if name in TABLES or name == own:
             continue
         if name not in registry.protocols:
-            known = [*TABLES, own, *(c.name for c in registry.protocols)]
+            known = {*TABLES, own, *(c.name for c in registry.protocols)}
             raise SpecError(f"unknown table [{name}]", where=name, remedy=near_miss(name, known))
         registry.protocols.resolve(name, Path(), name).settings(_table(tables, name), name)
 
@@ -319,7 +352,10 @@ def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         raise SpecError(
             f"this must be a table, not {content!r}", where=name, remedy=f"Write [{name}] and keys under it."
         )
-    return content
+    for key, value in content.items():
+        if value is None:
+            raise SpecError("None cannot be written in TOML", where=f"{name}.{key}", remedy="Leave the key out.")
+    return {str(key): value for key, value in content.items()}
 
 
 def _validate(model: type[Table], content: Mapping[str, Any], where: str) -> Table:
@@ -331,25 +367,29 @@ def _validate(model: type[Table], content: Mapping[str, Any], where: str) -> Tab
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SpecError(f"there is no file {path}", remedy="Make one with 'coterie new NAME'.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot be read: {error}", where=str(path), remedy="Name a TOML file.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SpecError(f"not valid TOML: {error}", where=str(path), remedy="Correct that line.") from None
+    except (OSError, ValueError) as error:
+        raise SpecError(f"cannot be read: {error}", where=str(path), remedy="Name a TOML file.") from None
 
 
-def _set(tables: dict[str, Any], key: str, value: Any) -> None:
+def _set(tables: dict[str, Any], key: str, value: Any, base: Path) -> None:
     table, dot, rest = key.partition(".")
     if not dot or not table or not rest or "." in rest:
         raise SpecError(f"{key!r} is not a key", where="--set", remedy="Write table.key, such as federation.peers.")
     content = tables.get(table, {})
-    tables[table] = {**(content if isinstance(content, Mapping) else {}), rest: value}
+    kept = dict(content) if isinstance(content, Mapping) else {}
+    if table in _NAMING and rest == _NAMING[table][0] and value != kept.get(rest) and isinstance(value, str):
+        known = {*TABLES[table].model_fields, *_NAMING[table][1].resolve(value, base, key).options().model_fields}
+        kept = {name: content for name, content in kept.items() if name in known}
+    tables[table] = {**kept, rest: value}
 
 
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+    except (tomllib.TOMLDecodeError, KeyError, RecursionError):
         return text

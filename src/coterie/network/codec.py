@@ -178,7 +178,7 @@ class Codec:
         return len(self._snapshots) - 1
 
     def _resolve(self, kind: type, value: object) -> Snapshot:
-        if kind is not Snapshot or value != self._used or self._used >= len(self._snapshots):
+        if kind is not Snapshot or type(value) is not int or value != self._used or self._used >= len(self._snapshots):
             raise ValueError("a snapshot is referred to that did not come")
         self._used += 1
         return self._snapshots[self._used - 1]

@@ -127,7 +127,8 @@ class Metrics(Protocol):
 
 class Patience:
     """How long to wait for a peer, from what it has shown: median + 10 MAD of its last 32 answers, at least twice the
-    median; 60 s for one that has not answered yet. Each time-out counts as an answer of 1.5 times the wait."""
+    median, and 1 s more; 60 s for one that has not answered yet. Each time-out counts as an answer of 1.5 times the
+    wait."""
 
     FIRST = 60.0
 
@@ -297,7 +298,6 @@ class Peer:
             future.cancel()
         for question in list(self._questions.values()):
             self._forget(question)
-            question.future.cancel()
         self._waiting = []
 
     def waits_for(self) -> str:
@@ -337,7 +337,14 @@ class Peer:
             self.transport.post(to, self.codec.encode(Envelope("reply", envelope.id, reply)), _ignore)
 
     def _reply_later(self, to: PeerId, envelope: Envelope, future: asyncio.Future[Message | None]) -> None:
-        if not future.cancelled() and (reply := future.result()) is not None:
+        if future.cancelled():
+            return
+        try:
+            reply = future.result()
+        except MessageError as error:
+            self.metrics.dropped(to, error)
+            return
+        if reply is not None:
             self._reply(to, envelope, reply)
 
     def _time_out(self, question: _Question) -> None:
@@ -354,7 +361,7 @@ class Peer:
     def _forget(self, question: _Question) -> None:
         if question.timer is not None:
             question.timer.cancel()
-        if question.future.done() and not question.future.cancelled():
+        if not question.future.cancel() and not question.future.cancelled():
             question.future.exception()  # seen: a caller that was cancelled leaves no warning behind
 
 

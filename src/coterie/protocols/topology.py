@@ -115,7 +115,7 @@ def small_world(
     peers: int,
     seed: int,
     *,
-    degree: Annotated[int, Field(ge=2)] = 4,
+    degree: Annotated[int, Field(ge=2, multiple_of=2)] = 4,
     rewire: Annotated[float, Field(ge=0, le=1)] = 0.1,
 ) -> Adjacency:
     """Watts and Strogatz 1998: a ring of ``degree`` nearest neighbours, each edge rewired with this probability."""

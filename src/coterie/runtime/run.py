@@ -20,7 +20,7 @@ from torch import nn
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
 from coterie import spec as specs
-from coterie.errors import DataError, SpecError, near_miss
+from coterie.errors import CoterieError, DataError, SpecError, near_miss
 from coterie.runtime.progress import Progress, Quiet
 from coterie.runtime.report import write_report
 from coterie.runtime.results import Result, RunDirectory
@@ -59,7 +59,8 @@ def run(
     run directory then holds the failed result.
     """
     checked = specs.load(spec, sets)
-    chosen = [checked] if seeds is None else [checked.with_values({"federation.seed": seed}) for seed in seeds]
+    wanted = checked.seeds if seeds is None else seeds
+    chosen = [checked.with_values({"federation.seed": seed}) for seed in wanted]
     if not chosen or len({one.seed for one in chosen}) < len(chosen):
         raise SpecError("seeds must be one or more different numbers", where="seeds", remedy="Name each seed once.")
     return _outside_loops(lambda: _run_all(chosen, out, data_dir, workers, progress or Quiet()))
@@ -138,7 +139,11 @@ def _run_one(spec: Spec, directory: RunDirectory, data_dir: Path | None, pool: _
             for peer, state in simulation.models(_MAX_MODELS).items():
                 directory.write_model(peer, state, described)
     except BaseException as error:
-        directory.write_result(Result.failure(error, **known, seconds=time.monotonic() - started))
+        failed = Result.failure(error, **known, seconds=time.monotonic() - started)
+        directory.write_result(failed)
+        write_report(directory.path)
+        if isinstance(error, CoterieError):
+            error.result = failed
         raise
     result = Result(status="ok", **known, **figures, seconds=time.monotonic() - started)
     directory.write_result(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -113,15 +114,19 @@ class Learner:
         x: (n, *shape) float32; y: (n,) int64; indices: (m,) int64, the peer's own. ``steps`` minibatches at step size
         ``lr``, or whole epochs as the table says where None. ``base``: the vector before the fit, for FedProx.
         The gradient g of a minibatch becomes clip(g + mu (theta - base)), then + beta V (quasi-global momentum), then
-        goes to the optimiser. Raises TrainingDiverged if a loss or the vector ends up not finite.
+        goes to the optimiser. Raises TrainingDiverged if a loss or the vector ends up not finite, StorageReplaced if
+        the module left its vector. With ``optimizer_state = "keep"`` the optimiser's rows stay in ``state``.
         """
         bound, table, state = self.bound, self._table, state or FitState()
-        rows = state.optimizer or self._scratch
         if table.optimizer_state == "reset":
             state.count = 0
+        elif not state.optimizer:
+            state.optimizer = [torch.zeros(self.layout.trainable) for _ in self._scratch]
+        rows = state.optimizer or self._scratch
         parameters = bound.vector[: self.layout.trainable]
         losses: list[torch.Tensor] = []
         bound.module.train()
+        bound.load_copies()
         bound.attach_gradient()
         self._fitting = True
         try:
@@ -139,12 +144,12 @@ class Learner:
                     gradient.add_(state.velocity, alpha=table.quasi_global_momentum)
                 state.count += 1
                 optimizers.step(table, parameters, gradient, rows, state.count, lr)
+                bound.store_copies()
                 bound.load_copies()
                 losses.append(loss.detach())
         finally:
             self._fitting = False
-        bound.verify()
-        bound.store_copies()
+            bound.verify()  # a module that left its vector is also the cause of most other errors here
         mean = float(torch.stack(losses).double().mean())
         if not math.isfinite(mean) or not bool(torch.isfinite(torch.linalg.vector_norm(bound.vector, float("inf")))):
             raise TrainingDiverged(
@@ -155,13 +160,11 @@ class Learner:
 
     def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> Evaluation:
         """Loss and accuracy of the bound vector on ``x`` (n, *shape) and ``y`` (n,); no gradient, evaluation mode."""
-        bound = self.bound
-        bound.module.eval()
         loss = correct = 0.0
-        with torch.inference_mode():
+        with self._evaluating() as module, torch.no_grad():  # a module may cache what inference mode would spoil
             for start in range(0, len(y), _EVALUATION_BATCH):
                 chunk_x, chunk_y = x[start : start + _EVALUATION_BATCH], y[start : start + _EVALUATION_BATCH]
-                outputs = bound.module(chunk_x)
+                outputs = module(chunk_x)
                 loss += float(self._loss(outputs, chunk_y)) * len(chunk_y)
                 correct += int((outputs.argmax(1) == chunk_y).sum())
         return Evaluation(loss / len(y), correct / len(y), len(y))
@@ -169,10 +172,23 @@ class Learner:
     def gradient(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The loss's gradient at the bound vector over all of ``x``: shape (layout.size,), 0 where nothing trains."""
         bound = self.bound
-        bound.module.eval()
-        bound.attach_gradient()
-        self._loss(bound.module(x), y).backward()  # type: ignore[no-untyped-call]
-        bound.collect_gradient()
+        with self._evaluating() as module:
+            bound.attach_gradient()
+            self._loss(module(x), y).backward()  # type: ignore[no-untyped-call]
+            bound.collect_gradient()
         gradient = torch.zeros(self.layout.size)
         gradient[: self.layout.trainable] = bound.gradient
         return gradient
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[nn.Module]:
+        """The module in evaluation mode, and back in its mode afterwards. Raises StorageReplaced as a fit does."""
+        bound = self.bound
+        training = bound.module.training
+        bound.load_copies()
+        bound.module.eval()
+        try:
+            yield bound.module
+        finally:
+            bound.module.train(training)
+            bound.verify()

@@ -22,11 +22,10 @@ LocalState: TypeAlias = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a slot's tensor hangs in the module."""
+    """Where a slot's tensor hangs in the module: at several homes if it is tied."""
 
     slot: Slot
-    owner: nn.Module
-    leaf: str
+    homes: tuple[tuple[nn.Module, str], ...]
     tensor: torch.Tensor
     is_parameter: bool
 
@@ -34,9 +33,13 @@ class _Place:
     def is_view(self) -> bool:
         return self.tensor.dtype is torch.float32
 
-    def current(self) -> torch.Tensor | None:
-        store = self.owner._parameters if self.is_parameter else self.owner._buffers
-        return store.get(self.leaf)
+    def replaced(self) -> bool:
+        """Whether another tensor hangs at one of its homes."""
+        for owner, leaf in self.homes:
+            store = owner._parameters if self.is_parameter else owner._buffers
+            if store.get(leaf) is not self.tensor:
+                return True
+        return False
 
 
 class VectorModule:
@@ -55,6 +58,7 @@ class VectorModule:
             if all(place.tensor is not buffer for place in self._places)
         }
         self._initial_local = {name: buffer.clone() for name, buffer in self._local.items()}
+        self._local_homes = {name: _home(module, name) for name in self._local}
         self._views = [place for place in self._places if place.is_view]
         self._copies = [place for place in self._places if not place.is_view]
         self.vector = torch.zeros(self.layout.size)
@@ -64,7 +68,13 @@ class VectorModule:
         self.bind(self.vector)
 
     def bind(self, vector: torch.Tensor) -> None:
-        """Let the module live in ``vector``, shape (layout.size,), float32, contiguous."""
+        """Let the module live in ``vector``, shape (layout.size,), float32, contiguous. Raises ModelError otherwise."""
+        if vector.dtype is not torch.float32 or vector.shape != (self.layout.size,) or not vector.is_contiguous():
+            raise ModelError(
+                f"cannot live in a vector of {vector.dtype}, shape {tuple(vector.shape)}, stride {vector.stride()}",
+                where=type(self.module).__name__,
+                remedy=f"Give it {self.layout.size} contiguous elements of float32.",
+            )
         self.vector = vector
         start = vector.storage_offset()
         for place in self._views:
@@ -97,20 +107,24 @@ class VectorModule:
     def store_copies(self) -> None:
         """Copy buffers that cannot be views back into the vector. Parameters are already there: the vector leads."""
         for place in self._copies:
-            if place.slot.offset >= self.layout.trainable:
+            if not place.is_parameter:
                 _view(self.vector, place.slot).copy_(place.tensor.detach())
 
     def verify(self) -> None:
         """Raise StorageReplaced, naming the tensor, if the module no longer lives in its vector."""
         start = self.vector.data_ptr()
         for place in self._places:
-            current, slot = place.current(), place.slot
-            if current is not place.tensor:
+            tensor, slot = place.tensor, place.slot
+            if place.replaced():
                 what = "was replaced by another tensor"
-            elif str(current.dtype).removeprefix("torch.") != slot.dtype:
-                what = f"changed from {slot.dtype} to {current.dtype}"
-            elif place.is_view and current.data_ptr() != start + 4 * slot.offset:
+            elif (dtype := _dtype(tensor)) != slot.dtype:
+                what = f"changed from {slot.dtype} to {dtype}"
+            elif tensor.shape != slot.shape:
+                what = f"changed its shape from {slot.shape} to {tuple(tensor.shape)}"
+            elif place.is_view and slot.size and tensor.data_ptr() != start + 4 * slot.offset:
                 what = "moved to other memory"
+            elif place.is_view and tensor.stride() != slot.stride:
+                what = f"changed its stride from {slot.stride} to {tensor.stride()}"
             else:
                 continue
             raise StorageReplaced(
@@ -122,14 +136,18 @@ class VectorModule:
 
     def restore_local(self, state: LocalState | None) -> None:
         """Set the buffers that do not travel: to ``state``, or to what they were at first."""
-        for name, buffer in self._local.items():
-            buffer.copy_((state or self._initial_local)[name])
+        present = {**self._initial_local, **(state or {})}
+        for name, (owner, leaf) in self._local_homes.items():
+            owner._buffers[leaf] = self._local[name]  # a forward may have put another tensor there
+            self._local[name].data = present[name].clone()
 
     def local_state(self) -> LocalState | None:
         """The buffers that do not travel; None where there are none or none has changed since the beginning."""
-        if all(torch.equal(buffer, self._initial_local[name]) for name, buffer in self._local.items()):
+        present = {name: owner._buffers[leaf] for name, (owner, leaf) in self._local_homes.items()}
+        buffers = {name: buffer for name, buffer in present.items() if buffer is not None}
+        if all(torch.equal(buffer, self._initial_local[name]) for name, buffer in buffers.items()):
             return None
-        return {name: buffer.clone() for name, buffer in self._local.items()}
+        return {name: buffer.detach().clone() for name, buffer in buffers.items()}
 
 
 def _view(vector: torch.Tensor, slot: Slot) -> torch.Tensor:
@@ -144,19 +162,33 @@ def _survey(module: nn.Module) -> tuple[list[_Place], Layout]:
     count = len(named)
     named += [(name, p) for name, p in parameters if not p.requires_grad]
     named += [(name, b) for name, b in module.named_buffers() if name in persistent and b.is_floating_point()]
+    homes: dict[int, list[tuple[nn.Module, str]]] = {}
+    for name, tensor in (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ):
+        homes.setdefault(id(tensor), []).append(_home(module, name))
     places: list[_Place] = []
     offset = trainable = 0
     for index, (name, tensor) in enumerate(named):
         _check(name, tensor, type(module).__name__)
-        owner, _, leaf = name.rpartition(".")
-        slot = Slot(name, tuple(tensor.shape), _stride(tensor), str(tensor.dtype).removeprefix("torch."), offset)
-        places.append(_Place(slot, module.get_submodule(owner), leaf, tensor, isinstance(tensor, nn.Parameter)))
+        slot = Slot(name, tuple(tensor.shape), _stride(tensor), _dtype(tensor), offset)
+        places.append(_Place(slot, tuple(homes[id(tensor)]), tensor, index < len(parameters)))
         offset += slot.size
         if index < count:
             trainable = offset
     if not trainable:
         raise ModelError("it has no parameter to train", where=type(module).__name__, remedy="Give it one.")
     return places, Layout(tuple(place.slot for place in places), offset, trainable)
+
+
+def _home(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    owner, _, leaf = name.rpartition(".")
+    return module.get_submodule(owner), leaf
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _check(name: str, tensor: torch.Tensor, where: str) -> None:

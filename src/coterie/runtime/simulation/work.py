@@ -332,8 +332,11 @@ def _pieces(shared: SharedArray, ends: Sequence[int]) -> list[torch.Tensor]:
 
 
 def _seed_everything(seed: int) -> None:
-    """A user's module or rule may draw from any of the global generators."""
-    torch.manual_seed(seed)
+    """A user's module or rule may draw from any of the global generators.
+
+    Jobs run on the CPU: ``torch.manual_seed`` would queue a stack trace a call for each device that is not there.
+    """
+    torch.default_generator.manual_seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - the global one is meant
     random.seed(seed)
 

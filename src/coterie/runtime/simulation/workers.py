@@ -46,7 +46,7 @@ class WorkerPool:
     def __call__(self, lanes: Sequence[Sequence[Any]]) -> list[list[Any]]:
         """The outcomes, lane by lane, in the order given. Workers take small groups of lanes as they get free."""
         assert self._vectors is not None, "prepare() comes first"  # noqa: S101 - our own order of calls
-        size = max(1, len(lanes) // (8 * len(self._workers)))
+        size = max(1, len(lanes) // (32 * len(self._workers)))
         groups = deque(range(start, min(start + size, len(lanes))) for start in range(0, len(lanes), size))
         outcomes: list[list[Any]] = [[] for _ in lanes]
         pending: list[deque[range]] = [deque() for _ in self._workers]
@@ -130,4 +130,7 @@ def serve(descriptor: int) -> None:
                 answer = runner(content[1])
         except Exception as error:
             answer = error
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except OSError:
+            return  # the parent has gone

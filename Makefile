@@ -1,0 +1,39 @@
+# Everything happens in .venv. 'make' alone lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SEEDS ?= 1,2,3,4,5
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
+
+run: $(VENV)/.base  ## install, and train ten peers on embedded data, over five seeds
+	$(BIN)/coterie run --seed $(SEEDS)
+
+test: $(VENV)/.dev  ## install the test tools, and run all tests
+	$(BIN)/python -m pytest -n 2 -q
+
+lint: $(VENV)/.dev  ## style, types, layers, and what protocols may not do
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/check_determinism.py
+
+bench: $(VENV)/.dev  ## time rounds against a plain loop over the same modules
+	$(BIN)/python benchmarks/overhead.py
+
+clean:  ## remove the environment and caches; runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,169 @@
+"""Clip-and-trust: robust averaging between peers, by geometry first and by trust learned from behaviour.
+
+Symbols: x = the vector before the local steps (``context.base``); M_j = the vectors, j = 0 own, then the n received;
+U_j = M_j - x the moves; n_j = |U_j| their Euclidean norms; tau = median of all n_j, own included (the ordinary median:
+the mean of the two middle ones for an even count); c_j = min(1, tau / n_j) clips, with c_j = 1 where n_j <= tau (also
+for tau = 0); ok_j = [n_j <= gate tau] is the gate.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from coterie import registry
+from coterie.aggregation.interface import Context, Judge, State
+from coterie.aggregation.means import Result
+from coterie.aggregation.rows import Floats, combine, distances, near_rows
+from coterie.errors import SpecError, TrainingDiverged
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Gate = Annotated[float, Field(ge=1)]
+
+
+@registry.rules.register("clip_and_trust")
+def clip_and_trust(
+    own: torch.Tensor,
+    received: torch.Tensor,
+    context: Context,
+    state: State,
+    judge: Judge | None,
+    *,
+    memory: Share = 0.8,
+    gate: Gate = 3.0,
+    duplicate_tolerance: Share = 1e-3,
+    newcomer_trust: Annotated[float, Field(ge=0, le=1)] = 0.05,
+) -> Result:
+    """Clip moves at their median norm, gate outliers, weigh by learned trust, count near-duplicates once.
+
+    With the symbols of this module:
+
+        T_j <- memory T_j + (1 - memory) ok_j c_j            (own: 1)
+        s_j  = 1 / #{k: |M_j - M_k| <= duplicate_tolerance x median pairwise distance}
+        w_j  ~ W_j ok_j T_j s_j,  the own one at least W_0,  sum w = 1
+        vector = x + sum_j w_j c_j U_j
+
+    so |vector - x| <= tau. W = ``context.graph_weights``. Trust starts at 1 for founders and at ``newcomer_trust`` for
+    others, recovers by itself, and stays as it was for a peer not heard.
+
+    ``memory``: raise it if honest peers lose trust over a bad round, lower it to forget attackers' good conduct faster.
+    ``gate``: lower it if large moves still do harm; honest peers with unusual data are gated first.
+    ``duplicate_tolerance``: 0 counts only identical vectors as one.
+
+    ``own`` (d,), ``received`` (n, d), float32. State: {"trust": {peer id: T_j}}. Source: centred clipping around the
+    own vector as in Karimireddy, He and Jaggi, "Learning from history for Byzantine robust optimization", 2021, and
+    He, Karimireddy and Jaggi, "Byzantine-robust decentralized learning via ClippedGossip", 2022; the median radius,
+    the trust and the counting of duplicates are Coterie's own.
+    """
+    norms = distances((own, *received), context.base)
+    _, clip, passed = _clip(norms, gate)
+    known: dict[str, float] = (state or {}).get("trust", {})
+    old = np.array([known.get(peer, 1.0 if peer in context.founders else newcomer_trust) for peer in context.peer_ids])
+    trust = np.append(1.0, memory * old + (1.0 - memory) * (passed * clip)[1:])
+    group = near_rows(own, received, context.base, norms, duplicate_tolerance).sum(axis=1)
+    graph = context.graph_weights.double().numpy()
+    weights = graph * passed * trust / group
+    weights[0] = max(weights[0], graph[0])
+    state = {"trust": {**known, **dict(zip(context.peer_ids, trust[1:].tolist(), strict=True))}}
+    return _mix(own, received, context.base, weights, clip, state)
+
+
+@registry.rules.register("clip_and_trust_root")
+def clip_and_trust_root(
+    own: torch.Tensor,
+    received: torch.Tensor,
+    context: Context,
+    state: State,
+    judge: Judge | None,
+    *,
+    memory: Share = 0.9,
+    gate: Gate = 3.0,
+    margin: Annotated[float, Field(gt=0, le=1)] = 0.1,
+) -> Result:
+    """Clip and gate moves, and weigh each by how its running mean agrees with the gradient on the root sample.
+
+    With the symbols of this module, and EMA(v) <- memory EMA(v) + (1 - memory) v, starting from 0:
+
+        E_j = EMA(ok_j c_j U_j),   E_root = EMA(-tau g / |g|),   g = gradient of the root sample's loss at x
+        w_j ~ ok_j clamp(cos(E_j, E_root) / margin, 0, 1),  sum w = 1
+        vector = x + sum_j w_j c_j U_j;  own where all w_j are 0
+
+    The own move is judged like the others. The graph's weights are not used. Holds against colluders that stay within
+    the norm, which geometry alone does not see. ``margin``: the cosine that earns full weight; raise it to be stricter.
+
+    ``own`` (d,), ``received`` (n, d), float32. State: {"trust": {peer id: clamped cosine}, "moves": {peer id: E_j},
+    "root": E_root}, a vector for each peer ever heard. Raises SpecError without a root sample, TrainingDiverged when
+    its gradient is not finite. Source: a root sample as in Cao, Fang, Liu and Gong, "FLTrust: Byzantine-robust
+    federated learning via trust bootstrapping", 2021; running means, clipping and the margin are Coterie's own.
+    """
+    if judge is None:
+        raise SpecError("clip_and_trust_root needs a root sample", where="data.root", remedy="Set data.root, e.g. 100.")
+    tau, clip, passed = _clip(distances((own, *received), context.base), gate)
+    old = state or {"trust": {}, "moves": {}, "root": None}
+    root = _root_direction(judge, context, tau, old["root"], memory)
+    moves = dict(old["moves"])
+    agreement = np.zeros(len(clip))
+    for j, (peer, row) in enumerate(zip((context.own_id, *context.peer_ids), (own, *received), strict=True)):
+        share = float((1.0 - memory) * passed[j] * clip[j])
+        move = _running(moves.get(peer), memory, row, context.base, share)
+        if move is not None:
+            moves[peer] = move
+            agreement[j] = min(max(_cosine(move, root) / margin, 0.0), 1.0)
+    trust = old["trust"] | dict(zip(context.peer_ids, agreement[1:].tolist(), strict=True))
+    state = {"trust": trust, "moves": moves, "root": root}
+    return _mix(own, received, context.base, passed * agreement, clip, state)
+
+
+def _clip(norms: Floats, gate: float) -> tuple[float, Floats, NDArray[np.bool_]]:
+    """tau, c (n + 1,) and ok (n + 1,) from the norms of the moves."""
+    tau = float(np.median(norms))
+    clip = np.ones_like(norms)
+    np.divide(tau, norms, out=clip, where=norms > tau)
+    return tau, clip, norms <= gate * tau
+
+
+def _mix(
+    own: torch.Tensor, received: torch.Tensor, base: torch.Tensor, weights: Floats, clip: Floats, state: State
+) -> Result:
+    """x + sum w c U with the weights scaled to sum 1; own where all are 0."""
+    total = weights.sum()
+    if not total > 0:
+        return own, torch.from_numpy(np.eye(1, len(weights), dtype=np.float32)[0]), state
+    weights = weights / total
+    return combine(own, received, weights * clip, base), torch.from_numpy(weights.astype(np.float32)), state
+
+
+def _root_direction(
+    judge: Judge, context: Context, tau: float, old: torch.Tensor | None, memory: float
+) -> torch.Tensor:
+    """E_root after this round, shape (d,), float32."""
+    gradient = judge.root_gradient(context.base)
+    length = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+    if not np.isfinite(length):
+        raise TrainingDiverged(
+            "the gradient on the root sample is not finite",
+            where=f"peer {context.own_id[:12]}, round {context.round}",
+            remedy="Lower training.lr or set training.clip.",
+        )
+    direction = gradient * (-(1.0 - memory) * tau / length if length > 0 else 0.0)
+    return direction if old is None else direction.add_(old, alpha=memory)
+
+
+def _running(
+    old: torch.Tensor | None, memory: float, row: torch.Tensor, base: torch.Tensor, share: float
+) -> torch.Tensor | None:
+    """memory old + share (row - base) as a new tensor; None while nothing was ever let through."""
+    if share == 0.0:
+        return None if old is None else old * memory
+    move = (row - base).mul_(share)
+    return move if old is None else move.add_(old, alpha=memory)
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    """cos(a, b); 0 where either is zero or too large for float32."""
+    length = float(torch.dot(a, a)) ** 0.5 * float(torch.dot(b, b)) ** 0.5
+    return float(torch.dot(a, b)) / length if 0.0 < length < np.inf else 0.0
