@@ -67,7 +67,7 @@ class Ours:
 
         def executor(setup: Any, runner: Any, work: float) -> Any:
             self.pool.prepare(setup, runner.vectors)
-            return self.run_jobs
+            return self
 
         with Simulation(spec, data.load(spec.dataset, None), executor, lambda _: None, lambda *_: None) as simulation:
             self.waited = 0.0
@@ -78,11 +78,16 @@ class Ours:
             self.batch = simulation.jobs.jobs / simulation.jobs.batches
         return seconds
 
-    def run_jobs(self, lanes: Any) -> Any:
+    def begin(self, tickets: Any) -> None:
+        self.timed(self.pool.begin, tickets)
+
+    def finish(self, ticket: Any) -> None:
+        self.timed(self.pool.finish, ticket)
+
+    def timed(self, call: Any, argument: Any) -> None:
         started = time.perf_counter()
-        outcomes = self.pool(lanes)
+        call(argument)
         self.waited += time.perf_counter() - started
-        return outcomes
 
 
 class PlainLoop:
@@ -121,9 +126,7 @@ class PlainLoop:
             process.join()
 
 
-def plain_worker(
-    mine: range, rows: torch.Tensor, x: torch.Tensor, y: torch.Tensor, barrier: Any, rounds: Any
-) -> None:
+def plain_worker(mine: range, rows: torch.Tensor, x: torch.Tensor, y: torch.Tensor, barrier: Any, rounds: Any) -> None:
     """One process of the plain loop: train each module, write its row, wait, average with three random rows."""
     torch.set_num_threads(1)
     torch.manual_seed(mine.start)

@@ -432,6 +432,8 @@ def test_hash_ignores_order_and_spelling():
     assert changed(federation={"name": "digits", "protocol": "gossip"}) == changed()  # the defaults, written out
     assert changed(training={"weight_decay": 0}) == changed(training={"weight_decay": 0.0}) == changed()
     assert changed(fedavg={}) == changed()
+    one, other = ({"map": dict(pairs)} for pairs in ([("0", 1), ("2", 3)], [("2", 3), ("0", 1)]))
+    assert changed(attack=one) == changed(attack=other) != changed()
 
 
 @pytest.mark.parametrize(

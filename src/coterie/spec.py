@@ -67,6 +67,7 @@ class TrainingTable(Table):
     lr_floor: Annotated[float, Field(ge=0, le=1)] = 0.05
     """What is left of ``lr`` at the end of a linear or cosine schedule, as a share."""
     quasi_global_momentum: Share = 0.9
+    """Beta of quasi-global momentum; by default 0.9 with sgd and 0 with adam."""
     proximal: NotNegative = 0.0
     """FedProx's mu."""
     optimizer_state: Literal["reset", "keep"] = "reset"
@@ -76,9 +77,10 @@ class TrainingTable(Table):
 
     @model_validator(mode="before")
     @classmethod
-    def _off_by_default(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """An optimizer that quasi-global momentum does not go with turns it off, unless it is asked for."""
-        return given if given.get("optimizer", "sgd") == "sgd" else {"quasi_global_momentum": 0.0, **given}
+    def _fill_momentum(cls, table: Any) -> Any:
+        if isinstance(table, dict) and "quasi_global_momentum" not in table:
+            return {**table, "quasi_global_momentum": 0.0 if table.get("optimizer") == "adam" else 0.9}
+        return table
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

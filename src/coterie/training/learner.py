@@ -133,7 +133,7 @@ class Learner:
             for positions in self.batches(len(indices), steps, seed):
                 chosen = indices[positions]
                 bound.gradient.zero_()
-                loss = self._loss(bound.module(x[chosen]), y[chosen])
+                loss = self._loss(bound.module(x.index_select(0, chosen)), y.index_select(0, chosen))
                 loss.backward()  # type: ignore[no-untyped-call]
                 bound.collect_gradient()
                 gradient = bound.gradient
@@ -151,7 +151,7 @@ class Learner:
             self._fitting = False
             bound.verify()  # a module that left its vector is also the cause of most other errors here
         mean = float(torch.stack(losses).double().mean())
-        if not math.isfinite(mean) or not bool(torch.isfinite(torch.linalg.vector_norm(bound.vector, float("inf")))):
+        if not math.isfinite(mean) or not _finite(bound.vector):
             raise TrainingDiverged(
                 "the loss or a parameter is no longer finite",
                 remedy="Lower training.lr, or set training.clip.",
@@ -192,3 +192,8 @@ class Learner:
         finally:
             bound.module.train(training)
             bound.verify()
+
+
+def _finite(vector: torch.Tensor) -> bool:
+    """Whether every element is finite: by their sum, and one by one only where finite elements may have overflowed."""
+    return bool(torch.isfinite(vector.sum())) or bool(torch.isfinite(vector).all())

@@ -63,6 +63,11 @@ class VectorModule:
         self._copies = [place for place in self._places if not place.is_view]
         self.vector = torch.zeros(self.layout.size)
         self.gradient = torch.zeros(self.layout.trainable)
+        self._gradients = [
+            (place, _view(self.gradient, place.slot))
+            for place in self._places
+            if place.slot.offset < self.layout.trainable
+        ]
         for place in self._places:
             _view(self.vector, place.slot).copy_(place.tensor.detach())
         self.bind(self.vector)
@@ -85,19 +90,17 @@ class VectorModule:
     def attach_gradient(self) -> None:
         """Let ``backward`` write into ``gradient``, shape (layout.trainable,), and clear it."""
         self.gradient.zero_()
-        for place in self._places:
-            if place.slot.offset < self.layout.trainable:
-                if place.is_view:
-                    place.tensor.grad = _view(self.gradient, place.slot)
-                else:
-                    place.tensor.grad = None
+        for place, view in self._gradients:
+            place.tensor.grad = view if place.is_view else None
 
     def collect_gradient(self) -> None:
-        """After ``backward``: bring in the gradients of parameters that are not float32."""
-        for place in self._copies:
-            if place.slot.offset < self.layout.trainable and place.tensor.grad is not None:
-                _view(self.gradient, place.slot).copy_(place.tensor.grad)
-                place.tensor.grad = None
+        """After ``backward``: bring in what it did not write there, as of parameters that are not float32."""
+        for place, view in self._gradients:
+            found = place.tensor.grad
+            if found is not view:
+                if found is not None:
+                    view.copy_(found)
+                place.tensor.grad = view if place.is_view else None
 
     def load_copies(self) -> None:
         """Copy from the vector into the tensors that cannot be views."""

@@ -19,10 +19,10 @@ from coterie.protocols import PeerId, Topology
 from coterie.runtime.results import PeerMetrics, summary
 from coterie.runtime.simulation.clock import VirtualLoop
 from coterie.runtime.simulation.federation import Federation
-from coterie.runtime.simulation.jobs import Executor, Jobs
+from coterie.runtime.simulation.jobs import Executor, Jobs, Ticket, run_all
 from coterie.runtime.simulation.learner import Workplace
 from coterie.runtime.simulation.memory import Arena, SharedMemory
-from coterie.runtime.simulation.work import Arrays, EvaluateJob, Runner, Setup
+from coterie.runtime.simulation.work import Arrays, Runner, Setup
 from coterie.seeds import generator
 from coterie.spec import Spec
 from coterie.training import Evaluation
@@ -97,12 +97,12 @@ class Simulation:
             initial = self._arena.take()
             self._arena[initial].copy_(self.runner.learner.vector)
             work = self.layout.size * len(parts.ids) * spec.federation.rounds * _samples_a_round(spec, parts.train)
-            self._execute = choose_executor(setup, self.runner, work)
+            self._executor = choose_executor(setup, self.runner, work)
         except BaseException:
             self._memory.close()
             raise
         self.loop = VirtualLoop()
-        self.jobs = Jobs(self.loop, self._execute)
+        self.jobs = Jobs(self.loop, self._executor)
         self.federation = Federation(
             spec=spec,
             loop=self.loop,
@@ -129,13 +129,10 @@ class Simulation:
     def outcome(self) -> dict[str, Any]:
         """Figures of the honest peers' final models, on the whole test set."""
         honest = [member for member in self.federation.members if not member.attacker]
-        evaluations: list[Evaluation] = []
-        for (outcome,) in self._execute(
-            [[EvaluateJob(m.index, m.learner.blocks.vector, self._test_samples)] for m in honest]
-        ):
-            if isinstance(outcome, BaseException):
-                raise outcome
-            evaluations.append(outcome)
+        evaluations: list[Evaluation] = run_all(
+            self._executor,
+            [Ticket(member.index, member.learner.evaluation(self._test_samples)) for member in honest],
+        )
         digest = hashlib.sha256()
         for member in honest:
             digest.update(self._arena[member.learner.blocks.vector].numpy().astype("<f4", copy=False).data)

@@ -1,8 +1,7 @@
 """Virtual time: an asyncio event loop in which waiting takes no time.
 
 asyncio asks its selector to wait with timeout 0 while a callback is ready; any other timeout means that this instant is
-over. Then waiting jobs are run if the clock would otherwise pass the first one's end, or the clock jumps to the next
-timer. Nothing here reads a real clock, so a run is decided by its inputs alone.
+over, and the clock jumps to the next timer. Nothing here reads a real clock: a run is decided by its inputs alone.
 """
 
 from __future__ import annotations
@@ -22,17 +21,11 @@ class _InstantSelector(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.flush: Callable[[float | None], bool] = lambda until: False
-        """Run what must run before the clock reaches ``until`` (None: nothing is due, ever); True if something ran."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is not None and timeout <= 0:
-            return []
-        until = None if timeout is None else self.now + timeout
-        if not self.flush(until):
-            if until is None:
-                raise Deadlock("every peer waits, and no message, timer or job will ever wake one")
-            self.now = until
+        if timeout is None:
+            raise Deadlock("every peer waits, and no message, timer or job will ever wake one")
+        self.now += max(timeout, 0.0)
         return []
 
 

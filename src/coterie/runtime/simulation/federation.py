@@ -189,8 +189,7 @@ class Federation:
         finally:
             for life in lives:
                 life.cancel()
-        self.place.jobs.flush()
-        await asyncio.sleep(0)  # what the last jobs brought is reported before the loop stops
+        self.place.jobs.finish()
 
     async def _live(self, member: _Member) -> None:
         """One peer from its start to the end of its protocol, through crashes."""

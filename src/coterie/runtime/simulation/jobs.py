@@ -1,90 +1,128 @@
 """Waiting peers are a batch.
 
-A job begun at t is seen at t + cost, never before. So nothing is run until the clock would reach the first end; then
-all waiting jobs run together. Jobs of one lane (one peer) run in the order they were begun, on one worker; jobs of
-different lanes touch nothing in common.
+A job begun at t is seen at t + cost, never before. So nothing is handed out until the clock reaches the first end; then
+all waiting jobs are handed out together. The simulation then goes on, and stops only for a job whose end has come and
+which is not done yet. What is seen when depends on virtual time alone, never on which job was done first.
+
+Jobs of one lane (one peer) are done in the order they were begun; jobs of different lanes touch nothing in common.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from coterie.runtime.simulation.clock import VirtualLoop
+_LAST = float("inf")
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A job and, once it is done, its outcome: the result, or the exception it raised."""
+
+    lane: int
+    job: Any
+    due: float = _LAST
+    """Virtual time of its end: who is due first is done first."""
+    keep: object = None
+    """Lives until the job is done, such as the snapshots it reads."""
+    begun: bool = False
+    done: bool = False
+    outcome: Any = None
+    report: Callable[[Any], None] | None = field(default=None, repr=False)
+    """Called with the result of a job nobody waits for."""
+
+    def finish(self, outcome: Any) -> None:
+        """Note the outcome, and let go of what was kept."""
+        self.outcome, self.done, self.keep = outcome, True, None
+
+    def result(self) -> Any:
+        """The result; raises what the job raised."""
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
 
 
 class Executor(Protocol):
-    """Runs lanes of jobs; the outcome of a job is its result or the exception it raised."""
+    """Does jobs. Tickets of one lane are done in the order they were begun."""
 
-    def __call__(self, lanes: Sequence[Sequence[Any]]) -> list[list[Any]]: ...
+    def begin(self, tickets: Sequence[Ticket]) -> None:
+        """Take these jobs on."""
+        ...
+
+    def finish(self, ticket: Ticket) -> None:
+        """Return when this job is done."""
+        ...
 
 
-class _Waiting:
-    __slots__ = ("future", "job", "keep")
-
-    def __init__(self, job: Any, future: asyncio.Future[Any], keep: object) -> None:
-        self.job, self.future, self.keep = job, future, keep
+def run_all(executor: Executor, tickets: Sequence[Ticket]) -> list[Any]:
+    """The results of jobs outside a simulation. Raises what a job raised."""
+    executor.begin(tickets)
+    for ticket in tickets:
+        executor.finish(ticket)
+    return [ticket.result() for ticket in tickets]
 
 
 class Jobs:
     """The batcher of one simulation."""
 
-    def __init__(self, loop: VirtualLoop, execute: Executor) -> None:
-        self._loop, self._execute = loop, execute
-        self._lanes: dict[int, list[_Waiting]] = {}
-        self._first = math.inf
-        loop.instants.flush = self._flush
+    def __init__(self, loop: asyncio.AbstractEventLoop, executor: Executor) -> None:
+        self._loop, self._executor = loop, executor
+        self._waiting: list[Ticket] = []
+        self._deferred: dict[int, list[Ticket]] = {}
         self.batches = 0
         self.jobs = 0
 
     async def run(self, lane: int, job: Any, cost: float, keep: object = None) -> Any:
-        """The job's result, ``cost`` virtual seconds from now. ``keep`` lives until the job has run."""
-        due = self._loop.time() + cost
-        waiting = self._add(lane, job, keep)
-        self._first = min(self._first, due)
-        result = await waiting.future
-        if due > self._loop.time():
-            await asyncio.sleep(due - self._loop.time())
-        return result
+        """The job's result, ``cost`` virtual seconds from now. ``keep`` lives until the job is done."""
+        ticket = Ticket(lane, job, self._loop.time() + cost, keep)
+        self._waiting.append(ticket)
+        ended: asyncio.Future[None] = self._loop.create_future()
+        timer = self._loop.call_at(ticket.due, self._end, ticket, ended)
+        try:
+            await ended
+        finally:
+            timer.cancel()
+        return ticket.result()
 
-    def defer(self, lane: int, job: Any, done: Callable[[Any], None]) -> None:
-        """Run the job with the next batch, before later jobs of its lane; ``done(result)`` is called after it."""
-
-        def finish(future: asyncio.Future[Any]) -> None:
-            if not future.cancelled():
-                done(future.result())
-
-        self._add(lane, job, None).future.add_done_callback(finish)
+    def defer(self, lane: int, job: Any, report: Callable[[Any], None]) -> None:
+        """Do the job before later ones of its lane. ``report(result)`` is called when such a later one ends."""
+        ticket = Ticket(lane, job, report=report)
+        self._waiting.append(ticket)
+        self._deferred.setdefault(lane, []).append(ticket)
 
     def drop(self, lane: int) -> None:
-        """Forget what waits in a lane: its peer has crashed."""
-        for waiting in self._lanes.pop(lane, ()):
-            waiting.future.cancel()
+        """Forget what waits in a lane: its peer has crashed. What has been handed out is still done."""
+        self._waiting = [ticket for ticket in self._waiting if ticket.lane != lane]
+        if lane in self._deferred:
+            self._deferred[lane] = [ticket for ticket in self._deferred[lane] if ticket.begun]
 
-    def flush(self) -> None:
-        """Run whatever waits, now."""
-        self._flush(None)
+    def finish(self) -> None:
+        """Do and report whatever nobody waited for."""
+        self._begin_all()
+        for lane in sorted(self._deferred):
+            self._report(lane)
 
-    def _add(self, lane: int, job: Any, keep: object) -> _Waiting:
-        waiting = _Waiting(job, self._loop.create_future(), keep)
-        self._lanes.setdefault(lane, []).append(waiting)
-        return waiting
+    def _end(self, ticket: Ticket, ended: asyncio.Future[None]) -> None:
+        if not ticket.begun:
+            self._begin_all()
+        self._executor.finish(ticket)
+        self._report(ticket.lane)
+        if not ended.done():
+            ended.set_result(None)
 
-    def _flush(self, until: float | None) -> bool:
-        if not self._lanes or (until is not None and until < self._first):
-            return False
-        lanes, self._lanes, self._first = self._lanes, {}, math.inf
-        self.batches += 1
-        outcomes = self._execute([[waiting.job for waiting in lane] for lane in lanes.values()])
-        for lane, results in zip(lanes.values(), outcomes, strict=True):
-            for waiting, result in zip(lane, results, strict=True):
-                self.jobs += 1
-                if waiting.future.done():
-                    continue
-                if isinstance(result, BaseException):
-                    waiting.future.set_exception(result)
-                else:
-                    waiting.future.set_result(result)
-        return True
+    def _begin_all(self) -> None:
+        batch, self._waiting = self._waiting, []
+        if batch:
+            self.batches += 1
+            self.jobs += len(batch)
+            for ticket in batch:
+                ticket.begun = True
+            self._executor.begin(batch)
+
+    def _report(self, lane: int) -> None:
+        for ticket in self._deferred.pop(lane, ()):
+            self._executor.finish(ticket)
+            if ticket.report is not None:
+                ticket.report(ticket.result())

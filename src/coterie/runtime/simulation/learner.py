@@ -122,7 +122,11 @@ class SimulatedLearner:
 
     def evaluate(self, samples: int, done: Callable[[Evaluation], None]) -> None:
         """Evaluate the vector as it is now on the test set; takes no virtual time, and nobody waits for it."""
-        self._place.jobs.defer(self._index, EvaluateJob(self._index, self.blocks.vector, samples), done)
+        self._place.jobs.defer(self._index, self.evaluation(samples), done)
+
+    def evaluation(self, samples: int) -> EvaluateJob:
+        """The job that evaluates the vector on the first ``samples`` of the test set."""
+        return EvaluateJob(self._index, self.blocks.vector, samples, self.local)
 
     async def _copy(self, source: Block, keep: object = None, *, forget: bool = False) -> None:
         clear = (self.blocks.velocity,) if forget and self.blocks.velocity is not None else ()

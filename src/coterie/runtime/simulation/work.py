@@ -21,6 +21,7 @@ from coterie import registry
 from coterie import spec as specs
 from coterie.aggregation import Context, aggregate, metropolis_weights
 from coterie.errors import CoterieError, PluginError, RunError, SpecError
+from coterie.runtime.simulation.jobs import Ticket
 from coterie.runtime.simulation.memory import Block, SharedArray, Vectors
 from coterie.seeds import derive
 from coterie.spec import Choice, Spec
@@ -129,6 +130,7 @@ class EvaluateJob:
     peer: int
     vector: Block
     samples: int
+    local: LocalState | None
 
 
 Job: TypeAlias = FitJob | AggregateJob | CopyJob | EvaluateJob
@@ -185,11 +187,17 @@ class Runner:
         torch.set_num_threads(1)
         return cls(specs.check(setup.tables, Path(setup.base)), setup)
 
-    def __call__(self, lanes: Sequence[Sequence[Job]]) -> list[list[Any]]:
-        """The outcome of each job; an error is an outcome, and ends its lane's later jobs with the same error."""
-        return [self._lane(lane) for lane in lanes]
+    def begin(self, tickets: Sequence[Ticket]) -> None:
+        """Do the jobs at once, in this process."""
+        for ticket in tickets:
+            (outcome,) = self.lane([ticket.job])
+            ticket.finish(outcome)
 
-    def _lane(self, lane: Sequence[Job]) -> list[Any]:
+    def finish(self, ticket: Ticket) -> None:
+        """Nothing is left to do: ``begin`` did it."""
+
+    def lane(self, lane: Sequence[Job]) -> list[Any]:
+        """The outcome of each job, in order; an error is an outcome, and that of all jobs after it too."""
         outcomes: list[Any] = []
         for job in lane:
             try:
@@ -207,6 +215,7 @@ class Runner:
                 return self._aggregate(job)
             case EvaluateJob():
                 self.learner.bind(self.vectors[job.vector])
+                self.learner.bound.restore_local(job.local)
                 return self.learner.evaluate(*self._test_set(job.samples))
             case CopyJob():
                 self.vectors[job.target].copy_(self.vectors[job.source])

@@ -1,0 +1,40 @@
+"""Modules and a rule that would show it if a job's outcome depended on who shares its batch."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Noisy(nn.Module):
+    """Draws from every global generator, and keeps a count in a buffer that does not travel."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(features, 16), nn.BatchNorm1d(16, momentum=None), nn.ReLU())
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(16, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.dropout(self.layers(x))
+        if self.training:
+            hidden = hidden * (1 + 0.01 * random.random() + 0.01 * float(np.random.rand()))
+        return self.head(hidden)
+
+
+def noisy(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return Noisy(shape[0], classes)
+
+
+def random_mean(own, received, context, state, judge):  # type: ignore[no-untyped-def]
+    """A mean with a random own weight, which counts its calls and asks the judge."""
+    share = 0.5 + 0.1 * random.random()
+    rows = torch.cat([own[None], received])
+    weights = torch.full((len(rows),), (1 - share) / max(len(received), 1))
+    weights[0] = share if len(received) else 1.0
+    calls = (state or {"calls": 0})["calls"] + 1
+    assert judge.loss(own) > 0
+    return weights @ rows, weights, {"calls": calls, "trust": {peer: 1 / calls for peer in context.peer_ids}}

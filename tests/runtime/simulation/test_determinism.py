@@ -1,0 +1,92 @@
+"""One seed decides everything: latency, loss, crashes, workers and the company a job is in change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from conftest import Run, small
+
+from coterie.runtime.results import PeerMetrics
+from coterie.runtime.simulation.jobs import Ticket
+from coterie.runtime.simulation.workers import WorkerPool
+
+FAULTS: dict[str, Any] = {
+    "network__loss": 0.05,
+    "network__jitter": 1.0,
+    "compute__spread": 0.5,
+    "faults__crashes_per_minute": 30.0,
+    "faults__restart_seconds": 0.4,
+}
+FRAGILE: dict[str, Any] = {"model__name": "fragile.py:noisy", "aggregation__rule": "fragile.py:random_mean"}
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(simulate: Run) -> None:
+    first, second = [], []
+    spec = small(**FAULTS, **FRAGILE)
+    one, simulation = simulate(spec, first)
+    two, _ = simulate(spec, second)
+    other, _ = simulate(small(federation__seed=2, **FAULTS, **FRAGILE))
+    assert one == two
+    assert first == second
+    assert any(member.starts > 1 for member in simulation.federation.members), "no peer crashed: the test shows nothing"
+    assert other["model_hash"] != one["model_hash"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_change_no_bit(simulate: Run, workers: int) -> None:
+    spec = small(**FAULTS, **FRAGILE, training__optimizer_state="keep", training__momentum=0.5)
+    alone, distributed = [], []
+    expected, _ = simulate(spec, alone)
+    pool = WorkerPool(workers)
+
+    def executor(setup: Any, runner: Any) -> WorkerPool:
+        pool.prepare(setup, runner.vectors)
+        return pool
+
+    try:
+        found, _ = simulate(spec, distributed, executor)
+        again, _ = simulate(spec, None, executor)
+    finally:
+        pool.close()
+    assert found == expected == again
+    assert distributed == alone
+
+
+class Shuffled:
+    """Does the jobs of a batch in another order, one worker's worth at a time, as late as it may."""
+
+    def __init__(self, runner: Any, step: int) -> None:
+        self.runner, self.step = runner, step
+        self.lanes: dict[int, list[Ticket]] = {}
+
+    def begin(self, tickets: Sequence[Ticket]) -> None:
+        for ticket in tickets:
+            self.lanes.setdefault(ticket.lane, []).append(ticket)
+
+    def finish(self, ticket: Ticket) -> None:
+        lanes = sorted(self.lanes, key=lambda lane: (lane * self.step) % 7)
+        for lane in lanes if self.step > 1 else [ticket.lane]:
+            for waiting in self.lanes.pop(lane, ()):
+                if not waiting.done:
+                    waiting.finish(self.runner.lane([waiting.job])[0])
+        assert ticket.done
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_job_does_not_depend_on_who_shares_its_batch(simulate: Run, step: int) -> None:
+    spec = small(**FAULTS, **FRAGILE)
+    expected, _ = simulate(spec)
+    found, _ = simulate(spec, executor=lambda setup, runner: Shuffled(runner, step))
+    assert found == expected
+
+
+def test_evaluating_more_or_less_often_changes_no_model(simulate: Run) -> None:
+    often, rarely = [], []
+    one, _ = simulate(small(**FRAGILE), often)
+    two, _ = simulate(small(**FRAGILE, evaluation__every=5, evaluation__samples=10), rarely)
+    assert one["model_hash"] == two["model_hash"]
+    assert {m.round for m in often} == set(range(8))
+    assert {m.round for m in rarely} == {4, 7}
+    assert isinstance(often[0], PeerMetrics)

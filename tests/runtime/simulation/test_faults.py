@@ -1,0 +1,92 @@
+"""Many seeds with faults: every run ends, every peer finishes, and nothing is lost that should be kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import Run, small
+
+from coterie.errors import Deadlock, PluginError, RunError
+from coterie.registry import protocols
+
+MIXED: dict[str, Any] = {
+    "network__loss": 0.1,
+    "compute__spread": 0.6,
+    "faults__crashes_per_minute": 40.0,
+    "faults__restart_seconds": 0.5,
+    "faults__partitions": [{"at": 0.3, "seconds": 0.5, "groups": [[0, 1, 2], [3, 4, 5]]}],
+    "federation__rounds": 5,
+}
+
+
+@pytest.mark.parametrize("protocol", ["gossip", "fedavg", "isolated"])
+@pytest.mark.parametrize("first", range(0, 60, 20))
+def test_federations_with_crashes_loss_and_partitions_end_well(simulate: Run, protocol: str, first: int) -> None:
+    crashed = 0
+    for seed in range(first, first + 20):
+        spec = small(federation__seed=seed, federation__protocol=protocol, **MIXED)
+        figures, simulation = simulate(spec)
+        assert all(member.finished for member in simulation.federation.members)
+        assert figures["accuracy"]["min"] > 0.2
+        crashed += sum(member.starts > 1 for member in simulation.federation.members)
+    assert crashed > 10
+
+
+def test_a_peer_that_returns_goes_on_where_the_others_are(simulate: Run) -> None:
+    spec = small(federation__rounds=30, faults__crashes_per_minute=10.0, faults__restart_seconds=0.5)
+    records: list[Any] = []
+    _, simulation = simulate(spec, records)
+    returned = [m for m in simulation.federation.members if m.starts > 1]
+    assert returned
+    rounds = {m.id: {r.round for r in records if r.peer == m.id} for m in simulation.federation.members}
+    for member in returned:
+        missed = set(range(30)) - rounds[member.id]
+        assert missed, "it was away for several rounds, and must not have lived through them all"
+        assert 29 in rounds[member.id]
+    assert all(rounds[m.id] == set(range(30)) for m in simulation.federation.members if m.starts == 1)
+
+
+def test_peers_on_two_sides_of_a_partition_do_not_mix(simulate: Run) -> None:
+    sides = [{"at": 0.0, "seconds": 1e9, "groups": [[0, 1, 2], [3, 4, 5]]}]
+    records: list[Any] = []
+    simulate(small(faults__partitions=sides, federation__rounds=3, gossip__fanout=5), records)
+    for record in records:
+        mine = {0, 1, 2} if record.index < 3 else {3, 4, 5}
+        heard = {int(peer.removeprefix("peer-")) for peer, weight in record.weights.items() if weight > 0}
+        assert heard == mine
+
+
+def test_a_lossy_network_sends_as_many_bytes_as_the_frames_it_carries(simulate: Run) -> None:
+    _, simulation = simulate(small(federation__rounds=2))
+    federation = simulation.federation
+    questions = 2 * 6 * 3  # rounds x peers x fanout
+    assert federation.network.frames_sent == 2 * questions
+    payload = questions * (4 * simulation.layout.size)
+    headers = sum(federation.network.bytes_sent.values()) - payload
+    assert 0 < headers < 400 * questions
+
+
+def test_a_protocol_that_waits_for_ever_is_named(simulate: Run) -> None:
+    if "sleepy" not in protocols:
+
+        @protocols.register("sleepy")
+        async def sleepy(peer: Any, rounds: int) -> None:
+            """Waits for a future that nobody will set."""
+            import asyncio
+
+            await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(Deadlock, match="peer-0 waits"):
+        simulate(small(federation__protocol="sleepy"))
+
+
+def test_an_error_in_a_job_names_the_peer_and_the_round(simulate: Run) -> None:
+    with pytest.raises(RunError, match=r"peer \d, round 0") as caught:
+        simulate(small(model__name="lenet", data__dataset="digits", training__lr=1e30, training__clip=0.0))
+    assert caught.value.remedy
+
+
+def test_an_error_in_a_users_rule_is_a_plugin_error(simulate: Run) -> None:
+    with pytest.raises(PluginError, match="random_mean"):
+        simulate(small(aggregation__rule="fragile.py:random_mean", data__validation=0.0, model__name="fragile.py:none"))
