@@ -394,7 +394,7 @@ def mutated(dice, frames):
 
 
 def test_hostile_frames_do_no_harm():
-    dice, codec = random.Random(7), Codec()  # noqa: S311
+    dice, codec = random.Random(7), Codec()
     sent = [
         CodecNote("hello", 3, 0.25, True, b"abc", ["x", "y"], {"a": 1}, None),
         CodecVectors(snapshot(5), "v", [snapshot(4, 1)], snapshot(1, 2)),

@@ -126,7 +126,7 @@ def test_a_full_graph_is_held_in_constant_space_a_peer():
     try:
         topology = build("full", peers)
         names = Neighbourhood(range(peers), topology.adjacency[77])
-        drawn = [random.Random(seed).sample(names, 5) for seed in range(200)]  # noqa: S311
+        drawn = [random.Random(seed).sample(names, 5) for seed in range(200)]
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -137,7 +137,7 @@ def test_a_full_graph_is_held_in_constant_space_a_peer():
         assert len(set(sample)) == 5
         assert 77 not in sample
         assert all(0 <= other < peers for other in sample)
-    assert drawn[0] == random.Random(0).sample(names, 5)  # noqa: S311
+    assert drawn[0] == random.Random(0).sample(names, 5)
     near = topology.adjacency[77]
     assert [near[0], near[76], near[77], near[-1], near[peers - 2]] == [0, 76, 78, peers - 1, peers - 1]
     with pytest.raises(IndexError):
@@ -152,7 +152,7 @@ def test_neighbourhoods_are_views_by_id():
         assert (len(view), view[0], view[-1], view[1:], view[::2]) == (3, "a", "d", ["c", "d"], ["a", "d"])
         assert "c" in view
         assert "b" not in view
-        assert random.Random(1).sample(view, 3) == random.Random(1).sample(["a", "c", "d"], 3)  # noqa: S311
+        assert random.Random(1).sample(view, 3) == random.Random(1).sample(["a", "c", "d"], 3)
         with pytest.raises(IndexError):
             view[3]
 

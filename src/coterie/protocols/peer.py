@@ -126,32 +126,42 @@ class Metrics(Protocol):
 
 
 class Patience:
-    """How long to wait for a peer, from what it has shown: median + 10 MAD of its last 32 answers, at least twice the
-    median, and 1 s more; 60 s for one that has not answered yet. Each time-out counts as an answer of 1.5 times the
-    wait."""
+    """How long to wait for a peer, from what it has shown.
+
+    median + 10 MAD of its last 32 answers, at least twice the median, and 1 s more; 60 s for one that has not answered
+    yet. Each time-out in a row halves the wait, down to an eighth, so that a silent peer cannot hold the others up. An
+    answer that comes too late still counts: a peer that has become slow is waited for again.
+    """
 
     FIRST = 60.0
+    HALVINGS = 3
 
     def __init__(self) -> None:
         self._seen: deque[float] = deque(maxlen=32)
+        self._silent = 0
 
     def seconds(self) -> float:
         """The wait before an ask to this peer is given up."""
-        if not self._seen:
-            return self.FIRST
-        median = statistics.median(self._seen)
-        deviation = statistics.median(abs(s - median) for s in self._seen)
-        return max(2 * median, median + 10 * deviation) + 1.0
+        wait = self.FIRST
+        if self._seen:
+            median = statistics.median(self._seen)
+            deviation = statistics.median(abs(s - median) for s in self._seen)
+            wait = max(2 * median, median + 10 * deviation) + 1.0
+        return wait * 0.5 ** min(self._silent, self.HALVINGS)
 
     def answered(self, seconds: float) -> None:
+        """It answered after ``seconds``, in time or late."""
         self._seen.append(seconds)
+        self._silent = 0
 
-    def timed_out(self, seconds: float) -> None:
-        self._seen.append(1.5 * seconds)
+    def timed_out(self) -> None:
+        """It was given up."""
+        self._silent += 1
 
 
 @dataclass
 class _Question:
+    number: int
     to: PeerId
     future: asyncio.Future[Message]
     asked: float
@@ -183,6 +193,8 @@ class Peer:
     _questions: dict[int, _Question] = field(default_factory=dict)
     _asked: int = 0
     _patience: dict[PeerId, Patience] = field(default_factory=dict)
+    _overdue: dict[PeerId, tuple[int, float]] = field(default_factory=dict)
+    """The last question to each peer that was given up: its number, and when it was asked."""
     _published: dict[str, Model] = field(default_factory=dict)
     _waiting: list[tuple[Pull, asyncio.Future[Model]]] = field(default_factory=list)
     _tasks: list[asyncio.Future[Message | None]] = field(default_factory=list)
@@ -309,8 +321,9 @@ class Peer:
         loop = asyncio.get_running_loop()
         self._asked += 1
         number = self._asked
-        seconds = self._patience.setdefault(to, Patience()).seconds() if timeout is None else timeout
-        question = _Question(to, loop.create_future(), loop.time(), seconds)
+        patience = self._patience.setdefault(to, Patience())
+        seconds = patience.seconds() if timeout is None else timeout
+        question = _Question(number, to, loop.create_future(), loop.time(), seconds)
         self._questions[number] = question
         question.future.add_done_callback(lambda _: self._questions.pop(number, None))
         question.timer = loop.call_later(seconds, self._time_out, question)
@@ -326,10 +339,14 @@ class Peer:
     def _on_reply(self, sender: PeerId, envelope: Envelope) -> None:
         question = self._questions.get(envelope.id)
         if question is None or question.future.done():
-            return  # it came after the time-out
+            number, asked = self._overdue.get(sender, (0, 0.0))
+            if number == envelope.id:
+                del self._overdue[sender]
+                self._patience[sender].answered(self.clock.time() - asked)
+            return
         if question.to != sender:
             raise MessageError("a reply to another peer's question", where=sender)
-        self._patience.setdefault(sender, Patience()).answered(self.clock.time() - question.asked)
+        self._patience[sender].answered(self.clock.time() - question.asked)
         question.future.set_result(envelope.message)
 
     def _reply(self, to: PeerId, envelope: Envelope, reply: Message) -> None:
@@ -349,7 +366,8 @@ class Peer:
 
     def _time_out(self, question: _Question) -> None:
         if not question.future.done():
-            self._patience.setdefault(question.to, Patience()).timed_out(question.seconds)
+            self._patience[question.to].timed_out()
+            self._overdue[question.to] = question.number, question.asked
             question.future.set_exception(
                 PeerUnreachable(f"no answer within {question.seconds:.3g} s", where=question.to)
             )

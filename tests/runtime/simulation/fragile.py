@@ -37,4 +37,9 @@ def random_mean(own, received, context, state, judge):  # type: ignore[no-untype
     weights[0] = share if len(received) else 1.0
     calls = (state or {"calls": 0})["calls"] + 1
     assert judge.loss(own) > 0
-    return weights @ rows, weights, {"calls": calls, "trust": {peer: 1 / calls for peer in context.peer_ids}}
+    return weights @ rows, weights, {"calls": calls, "trust": dict.fromkeys(context.peer_ids, 1 / calls)}
+
+
+def broken(own, received, context, state, judge):  # type: ignore[no-untyped-def]
+    """Fails."""
+    raise KeyError("missing")

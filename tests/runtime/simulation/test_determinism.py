@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from conftest import Run, small
+from small_federation import simulate, small
 
 from coterie.runtime.results import PeerMetrics
 from coterie.runtime.simulation.jobs import Ticket
@@ -22,7 +22,7 @@ FAULTS: dict[str, Any] = {
 FRAGILE: dict[str, Any] = {"model__name": "fragile.py:noisy", "aggregation__rule": "fragile.py:random_mean"}
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(simulate: Run) -> None:
+def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     first, second = [], []
     spec = small(**FAULTS, **FRAGILE)
     one, simulation = simulate(spec, first)
@@ -35,7 +35,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(simulate: Run
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_worker_processes_change_no_bit(simulate: Run, workers: int) -> None:
+def test_worker_processes_change_no_bit(workers: int) -> None:
     spec = small(**FAULTS, **FRAGILE, training__optimizer_state="keep", training__momentum=0.5)
     alone, distributed = [], []
     expected, _ = simulate(spec, alone)
@@ -75,14 +75,14 @@ class Shuffled:
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_a_job_does_not_depend_on_who_shares_its_batch(simulate: Run, step: int) -> None:
+def test_a_job_does_not_depend_on_who_shares_its_batch(step: int) -> None:
     spec = small(**FAULTS, **FRAGILE)
     expected, _ = simulate(spec)
     found, _ = simulate(spec, executor=lambda setup, runner: Shuffled(runner, step))
     assert found == expected
 
 
-def test_evaluating_more_or_less_often_changes_no_model(simulate: Run) -> None:
+def test_evaluating_more_or_less_often_changes_no_model() -> None:
     often, rarely = [], []
     one, _ = simulate(small(**FRAGILE), often)
     two, _ = simulate(small(**FRAGILE, evaluation__every=5, evaluation__samples=10), rarely)

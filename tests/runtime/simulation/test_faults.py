@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Run, small
+from small_federation import simulate, small
 
-from coterie.errors import Deadlock, PluginError, RunError
+from coterie.errors import Deadlock, PluginError, RunError, SpecError
 from coterie.registry import protocols
 
 MIXED: dict[str, Any] = {
@@ -22,7 +22,7 @@ MIXED: dict[str, Any] = {
 
 @pytest.mark.parametrize("protocol", ["gossip", "fedavg", "isolated"])
 @pytest.mark.parametrize("first", range(0, 60, 20))
-def test_federations_with_crashes_loss_and_partitions_end_well(simulate: Run, protocol: str, first: int) -> None:
+def test_federations_with_crashes_loss_and_partitions_end_well(protocol: str, first: int) -> None:
     crashed = 0
     for seed in range(first, first + 20):
         spec = small(federation__seed=seed, federation__protocol=protocol, **MIXED)
@@ -33,7 +33,7 @@ def test_federations_with_crashes_loss_and_partitions_end_well(simulate: Run, pr
     assert crashed > 10
 
 
-def test_a_peer_that_returns_goes_on_where_the_others_are(simulate: Run) -> None:
+def test_a_peer_that_returns_goes_on_where_the_others_are() -> None:
     spec = small(federation__rounds=30, faults__crashes_per_minute=10.0, faults__restart_seconds=0.5)
     records: list[Any] = []
     _, simulation = simulate(spec, records)
@@ -47,7 +47,7 @@ def test_a_peer_that_returns_goes_on_where_the_others_are(simulate: Run) -> None
     assert all(rounds[m.id] == set(range(30)) for m in simulation.federation.members if m.starts == 1)
 
 
-def test_peers_on_two_sides_of_a_partition_do_not_mix(simulate: Run) -> None:
+def test_peers_on_two_sides_of_a_partition_do_not_mix() -> None:
     sides = [{"at": 0.0, "seconds": 1e9, "groups": [[0, 1, 2], [3, 4, 5]]}]
     records: list[Any] = []
     simulate(small(faults__partitions=sides, federation__rounds=3, gossip__fanout=5), records)
@@ -57,7 +57,7 @@ def test_peers_on_two_sides_of_a_partition_do_not_mix(simulate: Run) -> None:
         assert heard == mine
 
 
-def test_a_lossy_network_sends_as_many_bytes_as_the_frames_it_carries(simulate: Run) -> None:
+def test_a_lossy_network_sends_as_many_bytes_as_the_frames_it_carries() -> None:
     _, simulation = simulate(small(federation__rounds=2))
     federation = simulation.federation
     questions = 2 * 6 * 3  # rounds x peers x fanout
@@ -67,7 +67,7 @@ def test_a_lossy_network_sends_as_many_bytes_as_the_frames_it_carries(simulate: 
     assert 0 < headers < 400 * questions
 
 
-def test_a_protocol_that_waits_for_ever_is_named(simulate: Run) -> None:
+def test_a_protocol_that_waits_for_ever_is_named() -> None:
     if "sleepy" not in protocols:
 
         @protocols.register("sleepy")
@@ -81,12 +81,17 @@ def test_a_protocol_that_waits_for_ever_is_named(simulate: Run) -> None:
         simulate(small(federation__protocol="sleepy"))
 
 
-def test_an_error_in_a_job_names_the_peer_and_the_round(simulate: Run) -> None:
+def test_an_error_in_a_job_names_the_peer_and_the_round() -> None:
     with pytest.raises(RunError, match=r"peer \d, round 0") as caught:
-        simulate(small(model__name="lenet", data__dataset="digits", training__lr=1e30, training__clip=0.0))
+        simulate(small(training__lr=1e30, training__clip=0.0))
     assert caught.value.remedy
 
 
-def test_an_error_in_a_users_rule_is_a_plugin_error(simulate: Run) -> None:
-    with pytest.raises(PluginError, match="random_mean"):
-        simulate(small(aggregation__rule="fragile.py:random_mean", data__validation=0.0, model__name="fragile.py:none"))
+def test_an_error_in_a_users_rule_is_a_plugin_error() -> None:
+    with pytest.raises(PluginError, match=r"peer-\d, round 0.*broken.*KeyError"):
+        simulate(small(aggregation__rule="fragile.py:broken"))
+
+
+def test_a_rule_that_needs_held_out_data_says_so_where_there_is_none() -> None:
+    with pytest.raises(SpecError, match=r"data\.validation"):
+        simulate(small(aggregation__rule="fragile.py:random_mean", data__validation=0.0))

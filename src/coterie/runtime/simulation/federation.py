@@ -179,8 +179,19 @@ class Federation:
         except RuntimeError:
             if not failures:
                 raise
+        finally:
+            self._wind_up()
         if failures:
             raise failures[0]
+
+    def _wind_up(self) -> None:
+        """Cancel whatever still waits, so that nothing outlives the run."""
+        self.loop.set_exception_handler(lambda loop, context: None)
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
     async def _main(self) -> None:
         lives = [asyncio.create_task(self._live(member), name=member.id) for member in self.members]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -124,13 +125,13 @@ class WorkerPool:
 
     def _send(self, worker: _Worker, content: Any) -> None:
         try:
-            worker.connection.send(content)
+            _write(worker.connection, content)
         except OSError:
             raise self._lost(worker) from None
 
     def _receive(self, worker: _Worker) -> Any:
         try:
-            return worker.connection.recv()
+            return _read(worker.connection)
         except (EOFError, OSError):
             raise self._lost(worker) from None
 
@@ -154,6 +155,15 @@ def _start() -> _Worker:
     return _Worker(process, ours)
 
 
+def _write(connection: Connection, content: Any) -> None:
+    """Plain pickle: ``Connection.send`` passes tensors by file descriptors once torch.multiprocessing is loaded."""
+    connection.send_bytes(pickle.dumps(content, protocol=5))
+
+
+def _read(connection: Connection) -> Any:
+    return pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own process
+
+
 def serve(descriptor: int) -> None:
     """The worker's main loop: set-ups and jobs come in, outcomes go out, until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -163,7 +173,7 @@ def serve(descriptor: int) -> None:
     runner: Runner | None = None
     while True:
         try:
-            command, *content = connection.recv()
+            command, *content = _read(connection)
         except (EOFError, OSError):
             return
         answer: Any = None
@@ -177,6 +187,6 @@ def serve(descriptor: int) -> None:
         except Exception as error:
             answer = error
         try:
-            connection.send(answer)
+            _write(connection, answer)
         except OSError:
             return  # the parent has gone

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
@@ -15,8 +12,6 @@ from coterie.runtime.results import PeerMetrics
 from coterie.runtime.simulation.build import Simulation
 
 HERE = Path(__file__).parent
-
-Run = Callable[..., tuple[dict[str, Any], Simulation]]
 
 
 def small(**changes: Any) -> specs.Spec:
@@ -33,17 +28,15 @@ def small(**changes: Any) -> specs.Spec:
     return spec.with_values({key.replace("__", "."): value for key, value in changes.items()})
 
 
-@pytest.fixture
-def simulate() -> Run:
+def simulate(
+    spec: specs.Spec, records: list[PeerMetrics] | None = None, executor: Any = None
+) -> tuple[dict[str, Any], Simulation]:
     """Run a spec in this process, or by an executor of one's own: its figures, and the simulation as it ended."""
+    kept = [] if records is None else records
 
-    def run(
-        spec: specs.Spec, records: list[PeerMetrics] | None = None, executor: Any = None
-    ) -> tuple[dict[str, Any], Simulation]:
-        kept = [] if records is None else records
-        choose = (lambda setup, runner, work: executor(setup, runner)) if executor else (lambda s, runner, w: runner)
-        with Simulation(spec, data.load(spec.dataset, None), choose, kept.append, lambda *_: None) as simulation:
-            simulation.federation.run()
-            return simulation.outcome(), simulation
+    def choose(setup: Any, runner: Any, work: float) -> Any:
+        return executor(setup, runner) if executor else runner
 
-    return run
+    with Simulation(spec, data.load(spec.dataset, None), choose, kept.append, lambda *_: None) as simulation:
+        simulation.federation.run()
+        return simulation.outcome(), simulation
