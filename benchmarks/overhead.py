@@ -84,6 +84,9 @@ class Ours:
     def finish(self, ticket: Any) -> None:
         self.timed(self.pool.finish, ticket)
 
+    def hungry(self) -> bool:
+        return self.pool.hungry()
+
     def timed(self, call: Any, argument: Any) -> None:
         started = time.perf_counter()
         call(argument)

@@ -26,7 +26,7 @@ import torch
 
 from coterie.errors import MessageError
 from coterie.layout import Snapshot
-from coterie.network.messages import Message, message_types
+from coterie.network.messages import Message, known_types, message_types
 
 WIRE_VERSION = 1
 CHUNK_BYTES = 1 << 20
@@ -105,7 +105,7 @@ class Codec:
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._refer)
         self._headers = msgspec.msgpack.Decoder(_Header)
         self._messages: msgspec.msgpack.Decoder[Message] | None = None
-        self._types: tuple[type, ...] = ()
+        self._known = 0
         self._snapshots: list[Snapshot] = []
         self._used = 0
 
@@ -164,11 +164,10 @@ class Codec:
             raise MessageError(f"not a header: {error}", remedy="Check that both peers run one version.") from None
 
     def _typed(self) -> msgspec.msgpack.Decoder[Message]:
-        types = message_types()
-        if self._messages is None or self._types != types:
-            union: Any = reduce(or_, types)
+        if self._messages is None or self._known != known_types():
+            union: Any = reduce(or_, message_types())
             self._messages = msgspec.msgpack.Decoder(union, dec_hook=self._resolve)
-            self._types = types
+            self._known = known_types()
         return self._messages
 
     def _refer(self, value: object) -> int:

@@ -28,3 +28,8 @@ def message(kind: M) -> M:
 def message_types() -> tuple[MessageType, ...]:
     """All registered message types."""
     return tuple(_types.values())
+
+
+def known_types() -> int:
+    """How many message types are registered; none is ever taken back."""
+    return len(_types)

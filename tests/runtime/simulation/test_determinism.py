@@ -65,6 +65,9 @@ class Shuffled:
         for ticket in tickets:
             self.lanes.setdefault(ticket.lane, []).append(ticket)
 
+    def hungry(self) -> bool:
+        return len(self.lanes) % self.step == 1
+
     def finish(self, ticket: Ticket) -> None:
         lanes = sorted(self.lanes, key=lambda lane: (lane * self.step) % 7)
         for lane in lanes if self.step > 1 else [ticket.lane]:

@@ -83,7 +83,7 @@ def test_a_protocol_that_waits_for_ever_is_named() -> None:
 
 def test_an_error_in_a_job_names_the_peer_and_the_round() -> None:
     with pytest.raises(RunError, match=r"peer \d, round 0") as caught:
-        simulate(small(training__lr=1e30, training__clip=0.0))
+        simulate(small(training__lr=1e38, training__clip=0.0))
     assert caught.value.remedy
 
 

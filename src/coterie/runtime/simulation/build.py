@@ -135,7 +135,7 @@ class Simulation:
         )
         digest = hashlib.sha256()
         for member in honest:
-            digest.update(self._arena[member.learner.blocks.vector].numpy().astype("<f4", copy=False).data)
+            digest.update(self._arena[member.learner.block].numpy().astype("<f4", copy=False).data)
         return {
             "accuracy": summary([evaluation.accuracy for evaluation in evaluations]),
             "loss": summary([evaluation.loss for evaluation in evaluations]),
@@ -150,7 +150,7 @@ class Simulation:
         found = {}
         for member in honest[:most]:
             learner = self.runner.learner
-            learner.bind(self._arena[member.learner.blocks.vector])
+            learner.bind(self._arena[member.learner.block])
             learner.bound.restore_local(member.learner.local)
             state = learner.bound.module.state_dict()
             found[member.id] = {name: tensor.detach().clone() for name, tensor in state.items()}

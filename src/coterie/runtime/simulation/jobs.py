@@ -1,8 +1,9 @@
 """Waiting peers are a batch.
 
-A job begun at t is seen at t + cost, never before. So nothing is handed out until the clock reaches the first end; then
-all waiting jobs are handed out together. The simulation then goes on, and stops only for a job whose end has come and
-which is not done yet. What is seen when depends on virtual time alone, never on which job was done first.
+A job begun at t is seen at t + cost, never before. So nothing need be handed out until the clock reaches the first
+end, or a worker has nothing to do; then all waiting jobs are handed out together. The simulation goes on meanwhile, and
+stops only for a job whose end has come and which is not done yet. What is seen when depends on virtual time alone,
+never on which job was done first.
 
 Jobs of one lane (one peer) are done in the order they were begun; jobs of different lanes touch nothing in common.
 """
@@ -51,6 +52,10 @@ class Executor(Protocol):
         """Take these jobs on."""
         ...
 
+    def hungry(self) -> bool:
+        """Whether it would start at once on a job it were given, beside what it is doing."""
+        ...
+
     def finish(self, ticket: Ticket) -> None:
         """Return when this job is done."""
         ...
@@ -80,23 +85,24 @@ class Jobs:
         self._waiting.append(ticket)
         ended: asyncio.Future[None] = self._loop.create_future()
         timer = self._loop.call_at(ticket.due, self._end, ticket, ended)
+        if self._executor.hungry():
+            self._begin_all()
         try:
             await ended
         finally:
             timer.cancel()
         return ticket.result()
 
-    def defer(self, lane: int, job: Any, report: Callable[[Any], None]) -> None:
+    def defer(self, lane: int, job: Any, report: Callable[[Any], None], keep: object = None) -> None:
         """Do the job before later ones of its lane. ``report(result)`` is called when such a later one ends."""
-        ticket = Ticket(lane, job, report=report)
+        ticket = Ticket(lane, job, keep=keep, report=report)
         self._waiting.append(ticket)
         self._deferred.setdefault(lane, []).append(ticket)
 
     def drop(self, lane: int) -> None:
-        """Forget what waits in a lane: its peer has crashed. What has been handed out is still done."""
+        """Forget a lane: its peer has crashed. What has been handed out is still done, and nobody hears of it."""
         self._waiting = [ticket for ticket in self._waiting if ticket.lane != lane]
-        if lane in self._deferred:
-            self._deferred[lane] = [ticket for ticket in self._deferred[lane] if ticket.begun]
+        self._deferred.pop(lane, None)
 
     def finish(self) -> None:
         """Do and report whatever nobody waited for."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +14,12 @@ from coterie.runtime.simulation.memory import Arena, Block, SharedSnapshot
 from coterie.runtime.simulation.work import (
     AggregateJob,
     AggregateOutcome,
+    ClearJob,
     CopyJob,
     EvaluateJob,
     FitJob,
     FitOutcome,
-    PeerBlocks,
+    Job,
 )
 from coterie.spec import Spec
 from coterie.training import Evaluation
@@ -40,41 +40,72 @@ class Workplace:
     founders: frozenset[PeerId]
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A vector of the peer: its block, and the snapshot that owns the block, if it is one."""
+
+    block: Block
+    snapshot: SharedSnapshot | None = None
+
+
 class SimulatedLearner:
-    """Implements ``PeerLearner``. ``seconds_per_step``: this peer's own, so that slow peers are slow."""
+    """Implements ``PeerLearner``. ``seconds_per_step``: this peer's own, so that slow peers are slow.
+
+    No job changes a vector in place: a fit makes a snapshot from the present vector, an aggregation writes the peer's
+    own block. So what has been published stays as it was, and nothing is copied to protect it.
+    """
 
     def __init__(self, place: Workplace, index: int, peer: PeerId, samples: int, seconds_per_step: float) -> None:
         self._place, self._index, self._id, self._samples = place, index, peer, samples
         self._seconds_per_step = seconds_per_step
         arena, table = place.arena, place.spec.training
-        self.blocks = PeerBlocks(
-            vector=arena.take(),
-            base=arena.take(),
-            velocity=arena.take() if table.quasi_global_momentum else None,
-            optimizer=tuple(arena.take() for _ in range(state_rows(table))) if table.optimizer_state == "keep" else (),
-        )
+        self._block = arena.take()
+        self._velocity = arena.take() if table.quasi_global_momentum else None
+        kept = state_rows(table) if table.optimizer_state == "keep" else 0
+        self._optimizer = tuple(arena.take() for _ in range(kept))
+        self._now = self._base = _Held(place.initial)
         self._count = 0
         self._steps = self._expected_steps()
-        self.local: LocalState | None = None
-        """Buffers of the module that do not travel."""
+        self._local: LocalState | None = None
         self._busy = False
 
     @property
     def samples(self) -> int:
         return self._samples
 
+    @property
+    def block(self) -> Block:
+        """Where the peer's present vector lies."""
+        return self._now.block
+
+    @property
+    def local(self) -> LocalState | None:
+        """Buffers of the module that do not travel."""
+        return self._local
+
     async def reset(self) -> None:
         """Begin, or begin again after a crash: the initial vector, and nothing remembered."""
-        self._busy, self._count, self.local = False, 0, None
-        await self._copy(self._place.initial, forget=True)
+        self._busy, self._count, self._local = False, 0, None
+        self._now = self._base = _Held(self._place.initial)
+        if self._velocity is not None:
+            await self._run(ClearJob(self._index, self._velocity), 0.0)
 
     async def fit(self, round: int) -> Fitted:  # noqa: A002 - the field's word
         snapshot = SharedSnapshot(self._place.arena, self._place.layout.hash)
-        job = FitJob(self._index, round, self.blocks, snapshot.block, self._count, self.local)
+        job = FitJob(
+            self._index,
+            round,
+            self._now.block,
+            snapshot.block,
+            self._velocity,
+            self._optimizer,
+            self._count,
+            self._local,
+        )
         cost = self._expected_steps() * self._seconds_per_step
-        with self._alone():
-            outcome: FitOutcome = await self._place.jobs.run(self._index, job, cost, keep=snapshot)
-        self._count, self.local, self._steps = outcome.count, outcome.local, outcome.report.steps
+        outcome: FitOutcome = await self._run(job, cost, keep=(self._now, snapshot))
+        self._base, self._now = self._now, _Held(snapshot.block, snapshot)
+        self._count, self._local, self._steps = outcome.count, outcome.local, outcome.report.steps
         return Fitted(snapshot, outcome.report.loss)
 
     async def aggregate(
@@ -93,59 +124,60 @@ class SimulatedLearner:
                 blocks.append(model.vector.block)
             else:
                 refused.append(peer)
-        context = {
-            "own_id": self._id,
-            "peer_ids": tuple(ids),
-            "samples": (self._samples, *(received[peer].samples for peer in ids)),
-            "founders": self._place.founders,
-        }
-        degrees = (degree, *(received[peer].degree for peer in ids))
-        job = AggregateJob(self._index, round, self._steps, self.blocks, tuple(blocks), degrees, context, state, rule)
-        with self._alone():
-            outcome: AggregateOutcome = await self._place.jobs.run(
-                self._index, job, self._seconds_per_step, keep=received
-            )
+        job = AggregateJob(
+            peer=self._index,
+            round=round,
+            steps=self._steps,
+            own=self._now.block,
+            base=self._base.block,
+            target=self._block,
+            velocity=self._velocity,
+            received=tuple(blocks),
+            degrees=(degree, *(received[peer].degree for peer in ids)),
+            context={
+                "own_id": self._id,
+                "peer_ids": tuple(ids),
+                "samples": (self._samples, *(received[peer].samples for peer in ids)),
+                "founders": self._place.founders,
+            },
+            state=state,
+            rule=rule,
+        )
+        keep = self._now, self._base, received
+        outcome: AggregateOutcome = await self._run(job, self._seconds_per_step, keep=keep)
+        self._now = self._base = _Held(self._block)
         return Mixed(outcome.weights, outcome.trust, outcome.state, (*refused, *outcome.refused))
 
     async def adopt(self, snapshot: Snapshot) -> None:
+        require_idle(self._busy, self._id)
         if not isinstance(snapshot, SharedSnapshot):
             raise TypeError("a simulated peer adopts simulated snapshots")
         self._place.layout.require(snapshot.layout_hash, self._id)
-        await self._copy(snapshot.block, keep=snapshot)
+        self._now = self._base = _Held(snapshot.block, snapshot)
 
     async def snapshot(self) -> SharedSnapshot:
         copy = SharedSnapshot(self._place.arena, self._place.layout.hash)
-        job = CopyJob(self._index, self.blocks.vector, copy.block)
-        with self._alone():
-            await self._place.jobs.run(self._index, job, 0.0, keep=copy)
+        await self._run(CopyJob(self._index, self._now.block, copy.block), 0.0, keep=(self._now, copy))
         return copy
 
     def evaluate(self, samples: int, done: Callable[[Evaluation], None]) -> None:
         """Evaluate the vector as it is now on the test set; takes no virtual time, and nobody waits for it."""
-        self._place.jobs.defer(self._index, self.evaluation(samples), done)
+        self._place.jobs.defer(self._index, self.evaluation(samples), done, keep=self._now)
 
     def evaluation(self, samples: int) -> EvaluateJob:
         """The job that evaluates the vector on the first ``samples`` of the test set."""
-        return EvaluateJob(self._index, self.blocks.vector, samples, self.local)
+        return EvaluateJob(self._index, self._now.block, samples, self._local)
 
-    async def _copy(self, source: Block, keep: object = None, *, forget: bool = False) -> None:
-        clear = (self.blocks.velocity,) if forget and self.blocks.velocity is not None else ()
-        with self._alone():
-            await self._place.jobs.run(
-                self._index, CopyJob(self._index, source, self.blocks.vector, clear), 0.0, keep=keep
-            )
+    async def _run(self, job: Job, cost: float, keep: object = None) -> Any:
+        require_idle(self._busy, self._id)
+        self._busy = True
+        try:
+            return await self._place.jobs.run(self._index, job, cost, keep)
+        finally:
+            self._busy = False
 
     def _expected_steps(self) -> int:
         steps, table = self._place.spec.local_steps, self._place.spec.training
         if steps is not None:
             return steps
         return (table.local_epochs or 1) * -(-self._samples // min(table.batch_size, self._samples))
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        require_idle(self._busy, self._id)
-        self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False

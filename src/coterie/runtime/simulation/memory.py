@@ -10,9 +10,10 @@ import mmap
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +32,8 @@ class Segment(NamedTuple):
     nbytes: int
 
 
-class Block(NamedTuple):
-    """One vector's place: the ``row`` of an arena's segment."""
-
-    segment: int
-    row: int
+Block: TypeAlias = tuple[int, int]
+"""One vector's place: the number of an arena's segment, and the row in it."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +96,17 @@ class Vectors:
         self.segments: list[Segment] = []
         self._tables: list[torch.Tensor] = []
 
-    def extend(self, segments: list[Segment]) -> None:
-        """Map the segments that are not mapped yet."""
-        for segment in segments[len(self.segments) :]:
+    def extend(self, segments: Sequence[Segment]) -> None:
+        """Map further segments."""
+        for segment in segments:
             self.segments.append(segment)
             table = torch.frombuffer(_map(segment), dtype=torch.float32, count=segment.nbytes // 4)
             self._tables.append(table.view(-1, self.stride))
 
     def __getitem__(self, block: Block) -> torch.Tensor:
         """The block's elements, shape (size,), float32, shared."""
-        return self._tables[block.segment][block.row, : self.size]
+        segment, row = block
+        return self._tables[segment][row, : self.size]
 
 
 class Arena(Vectors):
@@ -122,9 +121,9 @@ class Arena(Vectors):
         """A block with arbitrary content."""
         if not self._free:
             segment = self._memory.segment(self._rows * self.stride * 4)
-            self.extend([*self.segments, segment])
+            self.extend([segment])
             number = len(self.segments) - 1
-            self._free = [Block(number, row) for row in reversed(range(self._rows))]
+            self._free = [(number, row) for row in reversed(range(self._rows))]
         return self._free.pop()
 
     def give(self, block: Block) -> None:

@@ -61,23 +61,15 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class PeerBlocks:
-    """A peer's own blocks: its vector, the vector before the local steps, and the state of its training."""
-
-    vector: Block
-    base: Block
-    velocity: Block | None
-    optimizer: tuple[Block, ...]
-
-
-@dataclass(frozen=True)
 class FitJob:
-    """Train the vector and copy it into the snapshot."""
+    """Train a copy of ``source`` in ``target``; ``velocity`` is read, ``optimizer`` goes on from where it was."""
 
     peer: int
     round: int
-    blocks: PeerBlocks
-    snapshot: Block
+    source: Block
+    target: Block
+    velocity: Block | None
+    optimizer: tuple[Block, ...]
     count: int
     local: LocalState | None
 
@@ -91,12 +83,18 @@ class FitOutcome:
 
 @dataclass(frozen=True)
 class AggregateJob:
-    """Mix the vector with snapshots, and let quasi-global momentum follow."""
+    """Mix ``own`` with snapshots into ``target``, and let quasi-global momentum follow.
+
+    ``base``: the vector before the ``steps`` local steps; it may be the target.
+    """
 
     peer: int
     round: int
     steps: int
-    blocks: PeerBlocks
+    own: Block
+    base: Block
+    target: Block
+    velocity: Block | None
     received: tuple[Block, ...]
     degrees: tuple[int, ...]
     """In the graph, the peer's own first."""
@@ -115,12 +113,19 @@ class AggregateOutcome:
 
 @dataclass(frozen=True)
 class CopyJob:
-    """Copy one block to another; reset the velocity where asked to."""
+    """Copy one block to another."""
 
     peer: int
     source: Block
     target: Block
-    clear: tuple[Block, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClearJob:
+    """Fill a block with zeros."""
+
+    peer: int
+    target: Block
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class EvaluateJob:
     local: LocalState | None
 
 
-Job: TypeAlias = FitJob | AggregateJob | CopyJob | EvaluateJob
+Job: TypeAlias = FitJob | AggregateJob | CopyJob | ClearJob | EvaluateJob
 
 
 def build_module(spec: Spec, data_shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -193,6 +198,10 @@ class Runner:
             (outcome,) = self.lane([ticket.job])
             ticket.finish(outcome)
 
+    def hungry(self) -> bool:
+        """Never: what is begun is done at once."""
+        return False
+
     def finish(self, ticket: Ticket) -> None:
         """Nothing is left to do: ``begin`` did it."""
 
@@ -219,18 +228,19 @@ class Runner:
                 return self.learner.evaluate(*self._test_set(job.samples))
             case CopyJob():
                 self.vectors[job.target].copy_(self.vectors[job.source])
-                for block in job.clear:
-                    self.vectors[block].zero_()
+                return None
+            case ClearJob():
+                self.vectors[job.target].zero_()
                 return None
 
     def _fit(self, job: FitJob) -> FitOutcome:
-        spec, blocks = self.spec, job.blocks
-        vector, base = self.vectors[blocks.vector], self.vectors[blocks.base]
-        base.copy_(vector)
+        spec = self.spec
+        base, vector = self.vectors[job.source], self.vectors[job.target]
+        vector.copy_(base)
         trainable = self.learner.layout.trainable
         state = FitState(
-            velocity=None if blocks.velocity is None else self.vectors[blocks.velocity][:trainable],
-            optimizer=[self.vectors[block][:trainable] for block in blocks.optimizer],
+            velocity=None if job.velocity is None else self.vectors[job.velocity][:trainable],
+            optimizer=[self.vectors[block][:trainable] for block in job.optimizer],
             count=job.count,
         )
         self.learner.bind(vector)
@@ -247,12 +257,11 @@ class Runner:
             state=state,
             base=base,
         )
-        self.vectors[job.snapshot].copy_(vector)
         return FitOutcome(report, state.count, self.learner.bound.local_state())
 
     def _aggregate(self, job: AggregateJob) -> AggregateOutcome:
         _seed_everything(derive(self.spec.seed, "aggregate", job.peer, job.round))
-        vector, base = self.vectors[job.blocks.vector], self.vectors[job.blocks.base]
+        own, base = self.vectors[job.own], self.vectors[job.base]
         received = self._rows(job.received)
         context = Context(
             base=base,
@@ -266,17 +275,17 @@ class Runner:
             if job.rule is None
             else Choice(registry.rules.resolve(job.rule, self.spec.base, "rule"), {})
         )
-        outcome = aggregate(rule, vector, received, context, job.state, _Judge(self, job.peer))
-        vector.copy_(outcome.vector)
-        if job.blocks.velocity is not None:
+        outcome = aggregate(rule, own, received, context, job.state, _Judge(self, job.peer))
+        if job.velocity is not None:
             update_velocity(
-                self.vectors[job.blocks.velocity],
+                self.vectors[job.velocity],
                 base,
-                vector,
+                outcome.vector,
                 lr=learning_rate(self.spec.training, job.round, self.spec.federation.rounds),
                 steps=job.steps,
                 beta=self.spec.training.quasi_global_momentum,
             )
+        self.vectors[job.target].copy_(outcome.vector)
         return AggregateOutcome(outcome.weights, outcome.trust, outcome.state, outcome.refused)
 
     def _rows(self, blocks: Sequence[Block]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from coterie.errors import WorkerLost
@@ -25,7 +26,9 @@ from coterie.runtime.simulation.memory import Vectors
 from coterie.runtime.simulation.work import Runner, Setup
 
 _AHEAD = 2
-"""Tasks a worker holds: one at work, one waiting in its pipe."""
+"""Bundles a worker holds: one at work, one waiting in its pipe."""
+_BUNDLE = 8
+"""Most tasks in a bundle: fewer, longer messages while there is much to do; single ones towards the end."""
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 """glibc: keep freed memory. Otherwise each step's activations go back to the system, and are cleared page by page when
@@ -39,7 +42,9 @@ Task = list[Ticket]
 class _Worker:
     process: subprocess.Popen[bytes]
     connection: Connection
-    held: deque[Task] = field(default_factory=deque)
+    mapped: int = 0
+    """How many of the arena's segments it knows."""
+    held: deque[list[Task]] = field(default_factory=deque)
 
 
 class WorkerPool:
@@ -47,6 +52,10 @@ class WorkerPool:
 
     def __init__(self, workers: int) -> None:
         self._workers = [_start() for _ in range(workers)]
+        self._by_descriptor = {worker.connection.fileno(): worker for worker in self._workers}
+        self._poll = select.poll()
+        for descriptor in self._by_descriptor:
+            self._poll.register(descriptor, select.POLLIN)
         self._vectors: Vectors | None = None
         self._order = count()
         self._queue: list[tuple[float, int, Task]] = []
@@ -55,11 +64,13 @@ class WorkerPool:
 
     def prepare(self, setup: Setup, vectors: Vectors) -> None:
         """Begin a run: every worker gets the spec and the data. Raises what a worker raised."""
-        self._vectors, self._queue, self._busy = vectors, [], {}
+        self._queue = []
         while any(worker.held for worker in self._workers):
             self._collect(None)  # what is left of a run that failed
+        self._vectors, self._queue, self._busy = vectors, [], {}
         for worker in self._workers:
             self._send(worker, ("setup", setup))
+            worker.mapped = 0
         for worker in self._workers:
             answer = self._receive(worker)
             if isinstance(answer, BaseException):
@@ -76,12 +87,16 @@ class WorkerPool:
                 self._busy[lane] = deque()
                 self._enqueue(task)
         self._collect(0)
-        self._feed()
+
+    def hungry(self) -> bool:
+        if self._queue:
+            return False
+        self._collect(0)
+        return not self._queue and any(len(worker.held) < _AHEAD for worker in self._workers)
 
     def finish(self, ticket: Ticket) -> None:
         while not ticket.done:
             self._collect(None)
-            self._feed()
 
     def close(self) -> None:
         """End the workers."""
@@ -99,29 +114,39 @@ class WorkerPool:
         heapq.heappush(self._queue, (min(ticket.due for ticket in task), next(self._order), task))
 
     def _feed(self) -> None:
+        if not self._queue:
+            return
         for _ in range(_AHEAD):
             for worker in self._workers:
                 if self._queue and len(worker.held) < _AHEAD and self._vectors is not None:
-                    _, _, task = heapq.heappop(self._queue)
-                    worker.held.append(task)
-                    self._send(worker, ("jobs", self._vectors.segments, [ticket.job for ticket in task]))
+                    size = max(1, min(_BUNDLE, len(self._queue) // (4 * len(self._workers))))
+                    bundle = [heapq.heappop(self._queue)[-1] for _ in range(size)]
+                    worker.held.append(bundle)
+                    jobs = [[ticket.job for ticket in task] for task in bundle]
+                    self._send(worker, ("jobs", self._vectors.segments[worker.mapped :], jobs))
+                    worker.mapped = len(self._vectors.segments)
 
     def _collect(self, timeout: float | None) -> None:
-        """Take in what workers have done; wait for something where ``timeout`` is None."""
-        holding = {worker.connection: worker for worker in self._workers if worker.held}
-        for connection in wait(list(holding), timeout):
-            worker = holding[connection]  # type: ignore[index]
+        """Take in what workers have done, and keep them busy; wait for something where ``timeout`` is None."""
+        self._feed()
+        for descriptor, _ in self._poll.poll(timeout):
+            worker = self._by_descriptor[descriptor]
             outcomes = self._receive(worker)
-            task = worker.held.popleft()
+            bundle = worker.held.popleft()
             if isinstance(outcomes, BaseException):
                 raise outcomes
-            for ticket, outcome in zip(task, outcomes, strict=True):
-                ticket.finish(outcome)
-            later = self._busy.get(task[0].lane)
-            if later:
-                self._enqueue(later.popleft())
-            else:
-                self._busy.pop(task[0].lane, None)
+            for task, results in zip(bundle, outcomes, strict=True):
+                for ticket, outcome in zip(task, results, strict=True):
+                    ticket.finish(outcome)
+                self._next(task[0].lane)
+        self._feed()
+
+    def _next(self, lane: int) -> None:
+        """Queue what has waited for the lane's task that is done now."""
+        if self._busy[lane]:
+            self._enqueue(self._busy[lane].popleft())
+        else:
+            del self._busy[lane]
 
     def _send(self, worker: _Worker, content: Any) -> None:
         try:
@@ -183,7 +208,7 @@ def serve(descriptor: int) -> None:
                 runner = Runner.start(content[0])
             elif runner is not None:
                 runner.vectors.extend(content[0])
-                answer = runner.lane(content[1])
+                answer = [runner.lane(jobs) for jobs in content[1]]
         except Exception as error:
             answer = error
         try:
