@@ -231,11 +231,15 @@ class Spec:
         return tables
 
     @property
+    def components(self) -> tuple[Component, ...]:
+        """Everything the spec names."""
+        return self.protocol.component, self.dataset, self.loss, *(c.component for c in self.choices.values())
+
+    @property
     def hash(self) -> str:
         """SHA-256 (hex) of the canonical JSON of what the federation is, plug-ins by the content of their file."""
         tables = {name: table for name, table in self.resolved().items() if name not in self.LEFT_OUT}
-        chosen = (self.protocol.component, self.dataset, self.loss, *(c.component for c in self.choices.values()))
-        tables["plugins"] = {c.name: c.digest for c in chosen if c.digest}
+        tables["plugins"] = {c.name: c.digest for c in self.components if c.digest}
         text = json.dumps(tables, sort_keys=True, separators=(",", ":"), default=str)  # a date, for one, is no JSON
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -22,16 +22,16 @@ async def gossip(
     peer: Peer,
     rounds: int,
     *,
-    fanout: Annotated[int, Field(ge=1)] | None = 3,
+    fanout: Annotated[int, Field(ge=1)] = 3,
     warmup: Annotated[int, Field(ge=0)] = 0,
     swap_every: Annotated[int, Field(ge=1)] = 1,
 ) -> None:
     """Local steps, then a mean over a random subset of the neighbours, weighted by trust.
 
-    ``fanout``: neighbours sampled a round (Papaya: 3 of 5); also the degree in graph weights. ``warmup``: rounds of
+    ``fanout``: neighbours sampled a round, or all where there are fewer (Papaya: 3 of 5); the degree in graph weights. ``warmup``: rounds of
     training alone at first. ``swap_every``: rounds from one exchange to the next.
     """
-    degree = min(fanout or len(peer.neighbours), len(peer.neighbours))
+    degree = min(fanout, len(peer.neighbours))
     memory = peer.store.get("gossip") or {"round": 0, "state": None}
     round, state = memory["round"], memory["state"]  # noqa: A001 - the field's word
     if "vector" in memory:

@@ -6,9 +6,8 @@ The same class serves a simulated and a real peer; the runtime gives it a transp
 from __future__ import annotations
 
 import asyncio
-import statistics
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -144,8 +143,8 @@ class Patience:
         """The wait before an ask to this peer is given up."""
         wait = self.FIRST
         if self._seen:
-            median = statistics.median(self._seen)
-            deviation = statistics.median(abs(s - median) for s in self._seen)
+            median = _median(self._seen)
+            deviation = _median([abs(seconds - median) for seconds in self._seen])
             wait = max(2 * median, median + 10 * deviation) + 1.0
         return wait * 0.5 ** min(self._silent, self.HALVINGS)
 
@@ -381,6 +380,13 @@ class Peer:
             question.timer.cancel()
         if not question.future.cancel() and not question.future.cancelled():
             question.future.exception()  # seen: a caller that was cancelled leaves no warning behind
+
+
+def _median(values: Iterable[float]) -> float:
+    """The middle value, or the mean of the two middle ones; several times as fast as ``statistics.median``."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _ignore() -> None:

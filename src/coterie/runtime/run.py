@@ -127,6 +127,7 @@ def _run_one(spec: Spec, directory: RunDirectory, data_dir: Path | None, pool: _
 
     try:
         directory.write_spec(spec.resolved())
+        _keep_plugins(spec, directory)
         dataset = data.load(spec.dataset, data_dir)
         with Simulation(spec, dataset, pool.executor, directory.metrics, on_round) as simulation:
             federation = simulation.federation
@@ -150,6 +151,14 @@ def _run_one(spec: Spec, directory: RunDirectory, data_dir: Path | None, pool: _
     write_report(directory.path)
     progress.finish(result)
     return result
+
+
+def _keep_plugins(spec: Spec, directory: RunDirectory) -> None:
+    """Copy the user's own files beside ``spec.toml``, so that the run can be repeated from its directory."""
+    for component in spec.components:
+        source = Path(component.name.partition(":")[0])
+        if component.file and source.suffix == ".py" and not source.is_absolute() and ".." not in source.parts:
+            directory.write(str(source), Path(component.file).read_bytes())
 
 
 class _Workers:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
@@ -60,8 +61,7 @@ class Setup:
     arrays: Arrays
 
 
-@dataclass(frozen=True)
-class FitJob:
+class FitJob(msgspec.Struct, frozen=True):
     """Train a copy of ``source`` in ``target``; ``velocity`` is read, ``optimizer`` goes on from where it was."""
 
     peer: int
@@ -74,15 +74,13 @@ class FitJob:
     local: LocalState | None
 
 
-@dataclass(frozen=True)
-class FitOutcome:
+class FitOutcome(msgspec.Struct, frozen=True):
     report: FitReport
     count: int
     local: LocalState | None
 
 
-@dataclass(frozen=True)
-class AggregateJob:
+class AggregateJob(msgspec.Struct, frozen=True):
     """Mix ``own`` with snapshots into ``target``, and let quasi-global momentum follow.
 
     ``base``: the vector before the ``steps`` local steps; it may be the target.
@@ -103,16 +101,14 @@ class AggregateJob:
     rule: str | None
 
 
-@dataclass(frozen=True)
-class AggregateOutcome:
+class AggregateOutcome(msgspec.Struct, frozen=True):
     weights: dict[str, float]
     trust: dict[str, float] | None
     state: Any
     refused: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class CopyJob:
+class CopyJob(msgspec.Struct, frozen=True):
     """Copy one block to another."""
 
     peer: int
@@ -120,16 +116,14 @@ class CopyJob:
     target: Block
 
 
-@dataclass(frozen=True)
-class ClearJob:
+class ClearJob(msgspec.Struct, frozen=True):
     """Fill a block with zeros."""
 
     peer: int
     target: Block
 
 
-@dataclass(frozen=True)
-class EvaluateJob:
+class EvaluateJob(msgspec.Struct, frozen=True):
     """Evaluate the vector on the first ``samples`` of the test set."""
 
     peer: int

@@ -6,6 +6,7 @@ an ``if __name__ == "__main__"`` guard do no harm.
 
 from __future__ import annotations
 
+import gc
 import heapq
 import os
 import pickle
@@ -206,6 +207,7 @@ def serve(descriptor: int) -> None:
             if command == "setup":
                 runner = None  # lets go of the last run's memory first
                 runner = Runner.start(content[0])
+                gc.freeze()  # what is there now stays: no need to look through it again and again
             elif runner is not None:
                 runner.vectors.extend(content[0])
                 answer = [runner.lane(jobs) for jobs in content[1]]
