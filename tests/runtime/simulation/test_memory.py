@@ -1,0 +1,74 @@
+"""Shared memory: blocks are apart, are given back, and are seen by other processes."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from coterie.runtime.simulation.memory import Arena, SharedMemory, SharedSnapshot, Vectors
+
+
+@pytest.fixture
+def memory() -> Iterator[SharedMemory]:
+    memory = SharedMemory()
+    yield memory
+    memory.close()
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 1000])
+def test_blocks_do_not_overlap_and_grow_as_needed(memory: SharedMemory, size: int) -> None:
+    arena = Arena(memory, size, rows=3)
+    blocks = [arena.take() for _ in range(8)]
+    for number, block in enumerate(blocks):
+        arena[block].fill_(number)
+    assert [set(arena[block].tolist()) for block in blocks] == [{float(n)} for n in range(8)]
+    assert all(arena[block].data_ptr() % 64 == 0 for block in blocks)
+    assert len(arena.segments) == 3
+
+
+def test_a_block_is_used_again_once_it_is_given_back(memory: SharedMemory) -> None:
+    arena = Arena(memory, 10, rows=2)
+    first = arena.take()
+    arena.give(first)
+    assert arena.take() == first
+
+
+def test_a_snapshot_gives_its_block_back_when_nobody_holds_it(memory: SharedMemory) -> None:
+    arena = Arena(memory, 10, rows=1)
+    snapshot = SharedSnapshot(arena, "ab" * 32)
+    block, alias = snapshot.block, snapshot
+    del snapshot
+    other = SharedSnapshot(arena, "ab" * 32)
+    assert other.block != block
+    del alias
+    assert SharedSnapshot(arena, "ab" * 32).block == block
+
+
+def test_another_view_of_the_segments_sees_the_same_elements(memory: SharedMemory) -> None:
+    arena = Arena(memory, 33, rows=2)
+    block = arena.take()
+    arena[block].copy_(torch.arange(33.0))
+    other = Vectors(33)
+    other.extend(pickle.loads(pickle.dumps(arena.segments)))  # noqa: S301 - our own
+    assert other[block].tolist() == list(range(33))
+    other[block][0] = -1
+    assert arena[block][0] == -1
+
+
+@pytest.mark.parametrize("array", [np.arange(12.0).reshape(3, 4), np.zeros((0, 5), np.float32), np.array([7])])
+def test_an_array_is_shared_with_another_process(memory: SharedMemory, array: np.ndarray, tmp_path: Path) -> None:
+    shared = memory.share(array)
+    handle, answer = tmp_path / "handle", tmp_path / "answer.npy"
+    handle.write_bytes(pickle.dumps(shared))
+    code = f"import pickle, numpy; numpy.save({str(answer)!r}, pickle.load(open({str(handle)!r}, 'rb')).open())"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    found = np.load(answer)
+    assert found.dtype == array.dtype
+    assert np.array_equal(found, array)
