@@ -14,7 +14,8 @@ from coterie.layout import Snapshot
 from coterie.ledger import NullLedger
 from coterie.network import Codec, Envelope, Frame, MemorySnapshot, Message, message
 from coterie.protocols import Model, Peer, Pull
-from coterie.protocols.peer import Patience, require_idle
+from coterie.protocols.patience import Patience
+from coterie.protocols.peer import require_idle
 from coterie.runtime.simulation.clock import VirtualLoop
 
 DELAY = 0.25

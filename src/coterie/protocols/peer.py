@@ -6,8 +6,7 @@ The same class serves a simulated and a real peer; the runtime gives it a transp
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -15,6 +14,7 @@ from coterie.errors import CoterieError, MessageError, PeerUnreachable, VectorBu
 from coterie.layout import Snapshot
 from coterie.ledger import Ledger
 from coterie.network import Codec, Envelope, Frame, Message, Transport, message
+from coterie.protocols.patience import Patience
 
 if TYPE_CHECKING:
     from random import Random
@@ -122,40 +122,6 @@ class Metrics(Protocol):
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
         """Bytes from ``sender`` were refused."""
         ...
-
-
-class Patience:
-    """How long to wait for a peer, from what it has shown.
-
-    median + 10 MAD of its last 32 answers, at least twice the median, and 1 s more; 60 s for one that has not answered
-    yet. Each time-out in a row halves the wait, down to an eighth, so that a silent peer cannot hold the others up. An
-    answer that comes too late still counts: a peer that has become slow is waited for again.
-    """
-
-    FIRST = 60.0
-    HALVINGS = 3
-
-    def __init__(self) -> None:
-        self._seen: deque[float] = deque(maxlen=32)
-        self._silent = 0
-
-    def seconds(self) -> float:
-        """The wait before an ask to this peer is given up."""
-        wait = self.FIRST
-        if self._seen:
-            median = _median(self._seen)
-            deviation = _median([abs(seconds - median) for seconds in self._seen])
-            wait = max(2 * median, median + 10 * deviation) + 1.0
-        return wait * 0.5 ** min(self._silent, self.HALVINGS)
-
-    def answered(self, seconds: float) -> None:
-        """It answered after ``seconds``, in time or late."""
-        self._seen.append(seconds)
-        self._silent = 0
-
-    def timed_out(self) -> None:
-        """It was given up."""
-        self._silent += 1
 
 
 @dataclass
@@ -380,13 +346,6 @@ class Peer:
             question.timer.cancel()
         if not question.future.cancel() and not question.future.cancelled():
             question.future.exception()  # seen: a caller that was cancelled leaves no warning behind
-
-
-def _median(values: Iterable[float]) -> float:
-    """The middle value, or the mean of the two middle ones; several times as fast as ``statistics.median``."""
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _ignore() -> None:

@@ -26,7 +26,8 @@ from coterie.runtime.report import write_report
 from coterie.runtime.results import Result, RunDirectory
 from coterie.runtime.simulation.build import Simulation
 from coterie.runtime.simulation.jobs import Executor
-from coterie.runtime.simulation.work import Runner, Setup, build_module
+from coterie.runtime.simulation.runner import Runner, build_module
+from coterie.runtime.simulation.work import Setup
 from coterie.runtime.simulation.workers import WorkerPool
 from coterie.spec import Spec
 
@@ -97,7 +98,7 @@ def _run_all(
 ) -> Result:
     parent = RunDirectory.create(out, chosen[0].federation.name)
     results = []
-    with _generators_kept(), _Workers(workers) as pool:
+    with _generators_kept(), _Workers(workers, len(chosen)) as pool:
         for spec in chosen:
             several = len(chosen) > 1
             directory = RunDirectory.create(parent.path / f"seed-{spec.seed}", "") if several else parent
@@ -164,8 +165,8 @@ def _keep_plugins(spec: Spec, directory: RunDirectory) -> None:
 class _Workers:
     """The worker processes of all runs of one call; started when the first run is large enough to want them."""
 
-    def __init__(self, count: int | None) -> None:
-        self._count = count
+    def __init__(self, count: int | None, runs: int) -> None:
+        self._count, self._runs = count, runs
         self._pool: WorkerPool | None = None
 
     def __enter__(self) -> _Workers:
@@ -177,7 +178,7 @@ class _Workers:
 
     def executor(self, setup: Setup, local: Runner, work: float) -> Executor:
         """Who does the jobs of one run: worker processes, or ``local`` in this one."""
-        count = self._count if self._count is not None else 0 if work < _ALONE else os.cpu_count() or 1
+        count = self._count if self._count is not None else 0 if work * self._runs < _ALONE else os.cpu_count() or 1
         if count == 0:
             return local
         if self._pool is None:

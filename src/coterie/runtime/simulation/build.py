@@ -22,7 +22,8 @@ from coterie.runtime.simulation.federation import Federation
 from coterie.runtime.simulation.jobs import Executor, Jobs, Ticket, run_all
 from coterie.runtime.simulation.learner import Workplace
 from coterie.runtime.simulation.memory import Arena, SharedMemory
-from coterie.runtime.simulation.work import Arrays, Runner, Setup
+from coterie.runtime.simulation.runner import Runner
+from coterie.runtime.simulation.work import Arrays, Setup
 from coterie.seeds import generator
 from coterie.spec import Spec
 from coterie.training import Evaluation

@@ -24,7 +24,8 @@ from typing import Any
 from coterie.errors import WorkerLost
 from coterie.runtime.simulation.jobs import Ticket
 from coterie.runtime.simulation.memory import Vectors
-from coterie.runtime.simulation.work import Runner, Setup
+from coterie.runtime.simulation.runner import Runner
+from coterie.runtime.simulation.work import Setup
 
 _AHEAD = 2
 """Bundles a worker holds: one at work, one waiting in its pipe."""

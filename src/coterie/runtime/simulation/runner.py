@@ -1,0 +1,270 @@
+"""The code that does a job: a function of its inputs alone, the same in any worker.
+
+Randomness comes from the spec's seed and what the job says of itself, so the bits of an outcome do not depend on which
+worker did it, nor on what that worker did before.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from coterie import registry
+from coterie import spec as specs
+from coterie.aggregation import Context, aggregate, metropolis_weights
+from coterie.errors import CoterieError, PluginError, RunError, SpecError
+from coterie.runtime.simulation.jobs import Ticket
+from coterie.runtime.simulation.memory import Block, SharedArray, Vectors
+from coterie.runtime.simulation.work import (
+    AggregateJob,
+    AggregateOutcome,
+    ClearJob,
+    CopyJob,
+    EvaluateJob,
+    FitJob,
+    FitOutcome,
+    Job,
+    Setup,
+)
+from coterie.seeds import derive
+from coterie.spec import Choice, Spec
+from coterie.training import Evaluation, FitState, Learner
+from coterie.training.optimizers import learning_rate, update_velocity
+
+
+def build_module(spec: Spec, data_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The spec's model with its initial values, which the seed decides. Its factory may take no arguments."""
+    torch.manual_seed(derive(spec.seed, "model"))
+    choice = spec.choices["model"]
+    try:
+        module = choice(data_shape, classes) if choice.component.takes_arguments else choice()
+    except CoterieError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"the model cannot be built: {type(error).__name__}: {error}",
+            where="model.name",
+            remedy=f"It is called for samples of shape {data_shape} and {classes} classes.",
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise PluginError(
+            f"the model is a {type(module).__name__}", where="model.name", remedy="Return a torch.nn.Module."
+        )
+    return module
+
+
+@dataclass
+class Runner:
+    """Does jobs, one after another. One lives in each worker, or in the parent if there are no workers."""
+
+    spec: Spec
+    setup: Setup
+    vectors: Vectors = field(init=False)
+    _scratch: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        arrays = self.setup.arrays
+        self._x, self._y = _tensor(arrays.x), _tensor(arrays.y)
+        self._x_test, self._y_test = _tensor(arrays.x_test), _tensor(arrays.y_test)
+        self._test_order = _tensor(arrays.test_order)
+        self._train = _pieces(arrays.train, arrays.train_ends)
+        self._validation = _pieces(arrays.validation, arrays.validation_ends)
+        self._root = _tensor(arrays.root)
+        self._tests: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        module = build_module(self.spec, self.setup.data_shape, self.setup.classes)
+        self.learner = Learner(module, self.spec.loss.function, self.spec.training)
+        self.vectors = Vectors(self.learner.layout.size)
+        self._scratch = torch.empty(0, self.vectors.size)
+
+    @classmethod
+    def start(cls, setup: Setup) -> Runner:
+        """In a fresh process: read the spec again, load the plug-ins, build the model."""
+        sys.path[:] = [*setup.search_path]
+        torch.set_num_threads(1)
+        return cls(specs.check(setup.tables, Path(setup.base)), setup)
+
+    def begin(self, tickets: Sequence[Ticket]) -> None:
+        """Do the jobs at once, in this process."""
+        for ticket in tickets:
+            (outcome,) = self.lane([ticket.job])
+            ticket.finish(outcome)
+
+    def hungry(self) -> bool:
+        """Never: what is begun is done at once."""
+        return False
+
+    def finish(self, ticket: Ticket) -> None:
+        """Nothing is left to do: ``begin`` did it."""
+
+    def lane(self, lane: Sequence[Job]) -> list[Any]:
+        """The outcome of each job, in order; an error is an outcome, and that of all jobs after it too."""
+        outcomes: list[Any] = []
+        for job in lane:
+            try:
+                outcomes.append(self._run(job))
+            except Exception as error:
+                outcomes += [_located(error, job)] * (len(lane) - len(outcomes))
+                break
+        return outcomes
+
+    def _run(self, job: Job) -> Any:
+        match job:
+            case FitJob():
+                return self._fit(job)
+            case AggregateJob():
+                return self._aggregate(job)
+            case EvaluateJob():
+                self.learner.bind(self.vectors[job.vector])
+                self.learner.bound.restore_local(job.local)
+                return self.learner.evaluate(*self._test_set(job.samples))
+            case CopyJob():
+                self.vectors[job.target].copy_(self.vectors[job.source])
+                return None
+            case ClearJob():
+                self.vectors[job.target].zero_()
+                return None
+
+    def _fit(self, job: FitJob) -> FitOutcome:
+        spec = self.spec
+        base, vector = self.vectors[job.source], self.vectors[job.target]
+        vector.copy_(base)
+        trainable = self.learner.layout.trainable
+        state = FitState(
+            velocity=None if job.velocity is None else self.vectors[job.velocity][:trainable],
+            optimizer=[self.vectors[block][:trainable] for block in job.optimizer],
+            count=job.count,
+        )
+        self.learner.bind(vector)
+        self.learner.bound.restore_local(job.local)
+        seed = derive(spec.seed, "fit", job.peer, job.round)
+        _seed_everything(seed)
+        report = self.learner.fit(
+            self._x,
+            self._y,
+            self._train[job.peer],
+            steps=spec.local_steps,
+            lr=learning_rate(spec.training, job.round, spec.federation.rounds),
+            seed=seed,
+            state=state,
+            base=base,
+        )
+        return FitOutcome(report, state.count, self.learner.bound.local_state())
+
+    def _aggregate(self, job: AggregateJob) -> AggregateOutcome:
+        _seed_everything(derive(self.spec.seed, "aggregate", job.peer, job.round))
+        own, base = self.vectors[job.own], self.vectors[job.base]
+        received = self._rows(job.received)
+        context = Context(
+            base=base,
+            layout=self.learner.layout,
+            round=job.round,
+            graph_weights=metropolis_weights(job.degrees[0], job.degrees[1:]),
+            **job.context,
+        )
+        rule = (
+            self.spec.choices["aggregation"]
+            if job.rule is None
+            else Choice(registry.rules.resolve(job.rule, self.spec.base, "rule"), {})
+        )
+        outcome = aggregate(rule, own, received, context, job.state, _Judge(self, job.peer))
+        if job.velocity is not None:
+            update_velocity(
+                self.vectors[job.velocity],
+                base,
+                outcome.vector,
+                lr=learning_rate(self.spec.training, job.round, self.spec.federation.rounds),
+                steps=job.steps,
+                beta=self.spec.training.quasi_global_momentum,
+            )
+        self.vectors[job.target].copy_(outcome.vector)
+        return AggregateOutcome(outcome.weights, outcome.trust, outcome.state, outcome.refused)
+
+    def _rows(self, blocks: Sequence[Block]) -> torch.Tensor:
+        if self._scratch.shape[0] < len(blocks):
+            self._scratch = torch.empty(len(blocks), self.vectors.size)
+        rows = self._scratch[: len(blocks)]
+        for row, block in zip(rows, blocks, strict=True):
+            row.copy_(self.vectors[block])
+        return rows
+
+    def _test_set(self, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if samples not in self._tests:
+            chosen = self._test_order[:samples]
+            whole = samples >= len(self._test_order)
+            self._tests[samples] = (
+                (self._x_test, self._y_test) if whole else (self._x_test[chosen], self._y_test[chosen])
+            )
+        return self._tests[samples]
+
+    def held_out(self, peer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The peer's held-out part. Raises SpecError if there is none."""
+        return self._select(self._validation[peer], "data.validation", "this rule judges vectors on held-out data")
+
+    def root(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The public root sample. Raises SpecError if there is none."""
+        return self._select(self._root, "data.root", "this rule needs a public root sample")
+
+    def _select(self, positions: torch.Tensor, key: str, why: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if not len(positions):
+            raise SpecError(f"{why}, and the spec keeps none", where=key, remedy="Set it above 0.")
+        return self._x[positions], self._y[positions]
+
+
+@dataclass
+class _Judge:
+    """Loss and gradient for rules, on one peer's held-out part or on the root sample."""
+
+    runner: Runner
+    peer: int
+
+    def loss(self, vector: torch.Tensor) -> float:
+        self.runner.learner.bind(vector)
+        evaluation: Evaluation = self.runner.learner.evaluate(*self.runner.held_out(self.peer))
+        return evaluation.loss
+
+    def gradient(self, vector: torch.Tensor) -> torch.Tensor:
+        self.runner.learner.bind(vector)
+        return self.runner.learner.gradient(*self.runner.held_out(self.peer))
+
+    def root_gradient(self, vector: torch.Tensor) -> torch.Tensor:
+        self.runner.learner.bind(vector)
+        return self.runner.learner.gradient(*self.runner.root())
+
+
+def _tensor(shared: SharedArray) -> torch.Tensor:
+    return torch.from_numpy(shared.open())
+
+
+def _pieces(shared: SharedArray, ends: Sequence[int]) -> list[torch.Tensor]:
+    whole = _tensor(shared)
+    return [whole[start:end] for start, end in zip((0, *ends), ends, strict=False)]
+
+
+def _seed_everything(seed: int) -> None:
+    """A user's module or rule may draw from any of the global generators.
+
+    Jobs run on the CPU: ``torch.manual_seed`` would queue a stack trace a call for each device that is not there.
+    """
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - the global one is meant
+    random.seed(seed)
+
+
+def _located(error: Exception, job: Job) -> Exception:
+    """The error with the peer and the round it happened at."""
+    if isinstance(error, CoterieError) and error.where.startswith("peer"):
+        return error
+    place = f"peer {job.peer}" + (f", round {job.round}" if isinstance(job, FitJob | AggregateJob) else "")
+    if isinstance(error, CoterieError):
+        return type(error)(error.what, where=f"{place}: {error.where}".removesuffix(": "), remedy=error.remedy)
+    return RunError(
+        f"{type(error).__name__}: {error}", where=place, remedy="Check that the model and the loss take this data."
+    )
