@@ -478,7 +478,6 @@ def test_pull_leaves_out_who_does_not_answer(world):
     [
         {"round": 3},
         {"channel": "merged"},
-        {"degree": -1},
         None,
     ],
 )
@@ -488,6 +487,18 @@ def test_a_pull_answered_with_something_else(world, wrong):
     world.b.publish(snapshot(1), 4)
     assert list(world.run(world.a.pull("cb", 4))) == ["b"]
     assert drops(world) == [("a", "c")]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"degree": -1}, {"round": -1}, {"samples": -1}, {"samples": 1 << 32}, {"channel": "x" * 33}]
+)
+def test_figures_out_of_range_are_no_message(wrong):
+    model = {"round": 4, "channel": "model", "vector": snapshot(1), "samples": 1, "degree": 0}
+    codec = Codec()
+    fine, frame = (codec.encode(Envelope("reply", 1, Model(**model | change))) for change in ({}, wrong))
+    assert codec.decode(fine.header, fine.snapshots).message.samples == 1
+    with pytest.raises(MessageError):
+        codec.decode(frame.header, frame.snapshots)
 
 
 # The end

@@ -28,8 +28,8 @@ async def gossip(
 ) -> None:
     """Local steps, then a mean over a random subset of the neighbours, weighted by trust.
 
-    ``fanout``: neighbours sampled a round, or all where there are fewer (Papaya: 3 of 5); the degree in graph weights. ``warmup``: rounds of
-    training alone at first. ``swap_every``: rounds from one exchange to the next.
+    ``fanout``: neighbours sampled a round, or all where there are fewer (Papaya: 3 of 5); also the degree in graph
+    weights. ``warmup``: rounds of training alone at first. ``swap_every``: rounds from one exchange to the next.
     """
     degree = min(fanout, len(peer.neighbours))
     memory = peer.store.get("gossip") or {"round": 0, "state": None}
@@ -52,10 +52,14 @@ async def gossip(
             state = mixed.state
         peer.metrics.round_done(round, fitted.loss, mixed)
         # Step 5: go on; a peer that comes back joins the round the others have reached.
-        round = next_round(round, models)  # noqa: A001
+        round = next_round(round, rounds, models)  # noqa: A001
         peer.store.put("gossip", {"round": round, "state": state, "vector": fitted.snapshot})
 
 
-def next_round(round: int, models: Mapping[PeerId, Model]) -> int:  # noqa: A002
-    """The round after this one, or the lower median of the rounds seen where that is later still."""
-    return max(round + 1, statistics.median_low([model.round for model in models.values()]) if models else 0)
+def next_round(round: int, rounds: int, models: Mapping[PeerId, Model]) -> int:  # noqa: A002
+    """The round after this one, or the lower median of the rounds seen where that is later still.
+
+    A minority that claims a later round moves nobody; a round that does not exist is not counted.
+    """
+    seen = [model.round for model in models.values() if model.round < rounds]
+    return max(round + 1, statistics.median_low(seen) if seen else 0)

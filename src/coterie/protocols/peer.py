@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+
+import msgspec
 
 from coterie.errors import CoterieError, MessageError, PeerUnreachable, VectorBusy
 from coterie.layout import Snapshot
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from random import Random
 
 PeerId = str
+Natural = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+Channel = Annotated[str, msgspec.Meta(max_length=32)]
 Handler = Callable[[PeerId, Any], Message | Awaitable[Message | None] | None]
 M = TypeVar("M", bound=Message)
 
@@ -28,19 +32,22 @@ M = TypeVar("M", bound=Message)
 class Pull(Message, frozen=True):
     """Ask for what the other has published on a channel in this round or later. The reply waits for the round."""
 
-    round: int
-    channel: str
+    round: Natural
+    channel: Channel
 
 
 @message
 class Model(Message, frozen=True):
-    """What a peer has published: its vector, on how many training samples, and its degree in the graph."""
+    """What a peer has published: its vector, on how many training samples, and its degree in the graph.
 
-    round: int
-    channel: str
+    Samples and degree are the sender's word; a rule that uses them trusts it.
+    """
+
+    round: Natural
+    channel: Channel
     vector: Snapshot
-    samples: int
-    degree: int
+    samples: Natural
+    degree: Natural
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ class Peer:
     codec: Codec
     _handlers: dict[type[Message], Handler] = field(default_factory=dict)
     _questions: dict[int, _Question] = field(default_factory=dict)
-    _asked: int = 0
+    _asked: int = field(init=False)
     _patience: dict[PeerId, Patience] = field(default_factory=dict)
     _overdue: dict[PeerId, tuple[int, float]] = field(default_factory=dict)
     """The last question to each peer that was given up: its number, and when it was asked."""
@@ -165,6 +172,8 @@ class Peer:
     _tasks: list[asyncio.Future[Message | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # Questions are numbered from a secret start: a reply meant for this peer before a crash matches none of them.
+        self._asked = self.secrets.getrandbits(62)
         self.handle(Pull, self._on_pull)
 
     # Asking and telling
@@ -230,7 +239,7 @@ class Peer:
         replies = await self.ask_all(whom, Pull(round, channel))
         models: dict[PeerId, Model] = {}
         for peer, reply in zip(whom, replies, strict=True):
-            if isinstance(reply, Model) and reply.round >= round and reply.channel == channel and reply.degree >= 0:
+            if isinstance(reply, Model) and reply.round >= round and reply.channel == channel:
                 models[peer] = reply
             elif reply is not None:
                 self.metrics.dropped(peer, MessageError("a reply to a pull was not what was asked for", where=peer))
