@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -64,7 +66,7 @@ def run(
     chosen = [checked.with_values({"federation.seed": seed}) for seed in wanted]
     if not chosen or len({one.seed for one in chosen}) < len(chosen):
         raise SpecError("seeds must be one or more different numbers", where="seeds", remedy="Name each seed once.")
-    return _outside_loops(lambda: _run_all(chosen, out, data_dir, workers, progress or Quiet()))
+    return _interruptible(lambda stop: _run_all(chosen, out, data_dir, workers, progress or Quiet(), stop))
 
 
 def load(directory: str | Path, peer: str | None = None) -> nn.Module:
@@ -94,7 +96,12 @@ def load(directory: str | Path, peer: str | None = None) -> nn.Module:
 
 
 def _run_all(
-    chosen: Sequence[Spec], out: Path | None, data_dir: Path | None, workers: int | None, progress: Progress
+    chosen: Sequence[Spec],
+    out: Path | None,
+    data_dir: Path | None,
+    workers: int | None,
+    progress: Progress,
+    stop: threading.Event,
 ) -> Result:
     parent = RunDirectory.create(out, chosen[0].federation.name)
     results = []
@@ -102,7 +109,7 @@ def _run_all(
         for spec in chosen:
             several = len(chosen) > 1
             directory = RunDirectory.create(parent.path / f"seed-{spec.seed}", "") if several else parent
-            results.append(_run_one(spec, directory, data_dir, pool, progress))
+            results.append(_run_one(spec, directory, data_dir, pool, progress, stop))
     if len(results) == 1:
         return results[0]
     combined = Result.of_seeds(results, str(parent.path))
@@ -112,7 +119,14 @@ def _run_all(
     return combined
 
 
-def _run_one(spec: Spec, directory: RunDirectory, data_dir: Path | None, pool: _Workers, progress: Progress) -> Result:
+def _run_one(
+    spec: Spec,
+    directory: RunDirectory,
+    data_dir: Path | None,
+    pool: _Workers,
+    progress: Progress,
+    stop: threading.Event,
+) -> Result:
     started, rounds = time.monotonic(), spec.federation.rounds
     known: dict[str, Any] = {
         "run": str(directory.path),
@@ -130,7 +144,7 @@ def _run_one(spec: Spec, directory: RunDirectory, data_dir: Path | None, pool: _
         directory.write_spec(spec.resolved())
         _keep_plugins(spec, directory)
         dataset = data.load(spec.dataset, data_dir)
-        with Simulation(spec, dataset, pool.executor, directory.metrics, on_round) as simulation:
+        with Simulation(spec, dataset, pool.executor, directory.metrics, on_round, stop) as simulation:
             federation = simulation.federation
             progress.start(spec, len(federation.ids))
             if federation.topology.edge_count <= _MAX_EDGES:
@@ -201,24 +215,55 @@ def _generators_kept() -> Iterator[None]:
         random.setstate(python_state)
 
 
-def _outside_loops(work: Callable[[], T]) -> T:
-    """Do the work in this thread, or in one of its own where this one runs an event loop, as in a notebook."""
+def _interruptible(work: Callable[[threading.Event], T]) -> T:
+    """Do the work so that Ctrl-C ends it between two steps of the simulation, and a second one at once.
+
+    Where this thread runs an event loop, as in a notebook, the work gets a thread of its own.
+    """
+    stop = threading.Event()
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return work()
+        with _stopping_on_interrupt(stop):
+            return work(stop)
     outcome: list[T] = []
     failure: list[BaseException] = []
 
     def target() -> None:
         try:
-            outcome.append(work())
+            outcome.append(work(stop))
         except BaseException as error:
             failure.append(error)
 
     thread = threading.Thread(target=target, name="coterie-run")
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        stop.set()
+        thread.join()
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+@contextmanager
+def _stopping_on_interrupt(stop: threading.Event) -> Iterator[None]:
+    """SIGINT sets ``stop``: an exception raised in whatever happens to run could be swallowed there."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ class Simulation:
         choose_executor: ChooseExecutor,
         on_record: Callable[[PeerMetrics], None],
         on_round: Callable[[int, list[float], int], None],
+        stop: threading.Event | None = None,
     ) -> None:
         parts = place(spec, dataset)
         self._test_samples = len(dataset.y_test)
@@ -102,7 +104,7 @@ class Simulation:
         except BaseException:
             self._memory.close()
             raise
-        self.loop = VirtualLoop()
+        self.loop = VirtualLoop(stop)
         self.jobs = Jobs(self.loop, self._executor)
         self.federation = Federation(
             spec=spec,

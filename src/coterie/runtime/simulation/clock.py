@@ -18,11 +18,14 @@ from coterie.errors import Deadlock
 class _InstantSelector(selectors.SelectSelector):
     """Instead of waiting for sockets, ends the instant."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: threading.Event) -> None:
         super().__init__()
         self.now = 0.0
+        self._stop = stop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self._stop.is_set():
+            raise KeyboardInterrupt
         if timeout is None:
             raise Deadlock("every peer waits, and no message, timer or job will ever wake one")
         self.now += max(timeout, 0.0)
@@ -30,10 +33,13 @@ class _InstantSelector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose ``time()`` is virtual. Threads have no virtual time: using them raises RuntimeError."""
+    """An event loop whose ``time()`` is virtual. Threads have no virtual time: using them raises RuntimeError.
 
-    def __init__(self) -> None:
-        self.instants = _InstantSelector()
+    Once ``stop`` is set, from another thread or a signal handler, the loop raises KeyboardInterrupt between two steps.
+    """
+
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        self.instants = _InstantSelector(stop or threading.Event())
         self._thread = threading.get_ident()
         super().__init__(self.instants)
 

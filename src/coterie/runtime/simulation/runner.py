@@ -166,7 +166,7 @@ class Runner:
             base=base,
             layout=self.learner.layout,
             round=job.round,
-            graph_weights=metropolis_weights(job.degrees[0], job.degrees[1:]),
+            graph_weights=metropolis_weights(job.degrees[0], [max(degree, 1) for degree in job.degrees[1:]]),
             **job.context,
         )
         rule = (

@@ -11,7 +11,6 @@ import heapq
 import os
 import pickle
 import select
-import signal
 import subprocess
 import sys
 from collections import deque
@@ -32,6 +31,9 @@ _AHEAD = 2
 _BUNDLE = 8
 """Most tasks in a bundle: fewer, longer messages while there is much to do; single ones towards the end."""
 
+_FITS = 1 << 16
+"""Bytes that a pipe takes at once. More is sent only to a worker that reads: one that is itself waiting to hand over
+something large, while we wait for it to read, would wait for ever."""
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 """glibc: keep freed memory. Otherwise each step's activations go back to the system, and are cleared page by page when
 they are needed again: a third of the time of a LeNet step where this was measured."""
@@ -47,6 +49,8 @@ class _Worker:
     mapped: int = 0
     """How many of the arena's segments it knows."""
     held: deque[list[Task]] = field(default_factory=deque)
+    parked: bytes | None = None
+    """What goes to it next, once it has handed over what it is at work on."""
 
 
 class WorkerPool:
@@ -71,7 +75,7 @@ class WorkerPool:
             self._collect(None)  # what is left of a run that failed
         self._vectors, self._queue, self._busy = vectors, [], {}
         for worker in self._workers:
-            self._send(worker, ("setup", setup))
+            self._send(worker, _pack(("setup", setup)))
             worker.mapped = 0
         for worker in self._workers:
             answer = self._receive(worker)
@@ -123,10 +127,14 @@ class WorkerPool:
                 if self._queue and len(worker.held) < _AHEAD and self._vectors is not None:
                     size = max(1, min(_BUNDLE, len(self._queue) // (4 * len(self._workers))))
                     bundle = [heapq.heappop(self._queue)[-1] for _ in range(size)]
-                    worker.held.append(bundle)
                     jobs = [[ticket.job for ticket in task] for task in bundle]
-                    self._send(worker, ("jobs", self._vectors.segments[worker.mapped :], jobs))
+                    content = _pack(("jobs", self._vectors.segments[worker.mapped :], jobs))
                     worker.mapped = len(self._vectors.segments)
+                    if worker.held and len(content) > _FITS:
+                        worker.parked = content
+                    else:
+                        self._send(worker, content)
+                    worker.held.append(bundle)
 
     def _collect(self, timeout: float | None) -> None:
         """Take in what workers have done, and keep them busy; wait for something where ``timeout`` is None."""
@@ -135,6 +143,9 @@ class WorkerPool:
             worker = self._by_descriptor[descriptor]
             outcomes = self._receive(worker)
             bundle = worker.held.popleft()
+            if worker.parked is not None:
+                self._send(worker, worker.parked)
+                worker.parked = None
             if isinstance(outcomes, BaseException):
                 raise outcomes
             for task, results in zip(bundle, outcomes, strict=True):
@@ -150,9 +161,9 @@ class WorkerPool:
         else:
             del self._busy[lane]
 
-    def _send(self, worker: _Worker, content: Any) -> None:
+    def _send(self, worker: _Worker, content: bytes) -> None:
         try:
-            _write(worker.connection, content)
+            worker.connection.send_bytes(content)
         except OSError:
             raise self._lost(worker) from None
 
@@ -176,15 +187,19 @@ def _start() -> _Worker:
     environment = {**os.environ, **_ALLOCATOR, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     process = subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
+        [sys.executable, "-c", code],
+        pass_fds=[theirs.fileno()],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        process_group=0,
     )
     theirs.close()
     return _Worker(process, ours)
 
 
-def _write(connection: Connection, content: Any) -> None:
+def _pack(content: Any) -> bytes:
     """Plain pickle: ``Connection.send`` passes tensors by file descriptors once torch.multiprocessing is loaded."""
-    connection.send_bytes(pickle.dumps(content, protocol=5))
+    return pickle.dumps(content, protocol=5)
 
 
 def _read(connection: Connection) -> Any:
@@ -193,7 +208,6 @@ def _read(connection: Connection) -> Any:
 
 def serve(descriptor: int) -> None:
     """The worker's main loop: set-ups and jobs come in, outcomes go out, until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     import coterie.runtime.catalog  # noqa: F401 - fills the registries
 
     connection: Connection[Any, Any] = Connection(descriptor)
@@ -215,6 +229,6 @@ def serve(descriptor: int) -> None:
         except Exception as error:
             answer = error
         try:
-            _write(connection, answer)
+            connection.send_bytes(_pack(answer))
         except OSError:
             return  # the parent has gone
