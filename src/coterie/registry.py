@@ -38,11 +38,8 @@ class Component:
     """What followed the colon of a name that takes one, such as the path of ``csv:PATH``."""
     file: str = ""
     """A plug-in's source file; empty for a built-in component."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of a plug-in's source file; empty for a built-in component."""
-        return hashlib.sha256(Path(self.file).read_bytes()).hexdigest() if self.file else ""
+    digest: str = ""
+    """SHA-256 of that file when it was loaded."""
 
     @property
     def summary(self) -> str:
@@ -161,7 +158,9 @@ def _load_plugin(reference: str, source: str, name: str, base: Path, where: str)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise PluginError(f"{source} has no function {name!r}", where=where, remedy=near_miss(name, known))
-    return Component(reference, function, file=getattr(module, "__file__", None) or "")
+    file = getattr(module, "__file__", None) or ""
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    return Component(reference, function, file=file, digest=digest)
 
 
 def _load_file(path: Path) -> Any:

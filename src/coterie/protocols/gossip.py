@@ -34,7 +34,8 @@ async def gossip(
     degree = min(fanout, len(peer.neighbours))
     memory = peer.store.get("gossip") or {"round": 0, "state": None}
     round, state = memory["round"], memory["state"]  # noqa: A001 - the field's word
-    if "vector" in memory:
+    returned = "vector" in memory
+    if returned:
         await peer.learner.adopt(memory["vector"])
 
     while round < rounds:
@@ -52,7 +53,8 @@ async def gossip(
             state = mixed.state
         peer.metrics.round_done(round, fitted.loss, mixed)
         # Step 5: go on; a peer that comes back joins the round the others have reached.
-        round = next_round(round, rounds, models)  # noqa: A001
+        round = next_round(round, rounds, models) if returned else round + 1  # noqa: A001
+        returned = returned and not models
         peer.store.put("gossip", {"round": round, "state": state, "vector": fitted.snapshot})
 
 

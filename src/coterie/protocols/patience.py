@@ -9,31 +9,38 @@ from collections.abc import Iterable
 class Patience:
     """How long to wait for a peer, from what it has shown.
 
-    median + 10 MAD of its last 32 answers, at least twice the median, and 1 s more; 60 s for one that has not answered
-    yet. Each time-out in a row halves the wait, down to an eighth, so that a silent peer cannot hold the others up. An
-    answer that comes too late still counts: a peer that has become slow is waited for again.
+    median + 10 MAD of its last 32 answers, at least twice the median, and 1 s more. For one that has not answered yet:
+    the same from what all have shown, or 60 s as long as nobody has answered. Each time-out in a row halves the wait,
+    down to an eighth, so that a silent peer cannot hold the others up. An answer that comes too late still counts: a
+    peer that has become slow is waited for again.
     """
 
     FIRST = 60.0
     HALVINGS = 3
 
-    def __init__(self) -> None:
+    def __init__(self, others: Patience | None = None) -> None:
+        self._others = others
         self._seen: deque[float] = deque(maxlen=32)
         self._silent = 0
 
     def seconds(self) -> float:
         """The wait before an ask to this peer is given up."""
-        wait = self.FIRST
+        return self._wait() * 0.5 ** min(self._silent, self.HALVINGS)
+
+    def _wait(self) -> float:
+        wait = self.FIRST if self._others is None else self._others._wait()
         if self._seen:
             median = _median(self._seen)
             deviation = _median([abs(seconds - median) for seconds in self._seen])
             wait = max(2 * median, median + 10 * deviation) + 1.0
-        return wait * 0.5 ** min(self._silent, self.HALVINGS)
+        return wait
 
     def answered(self, seconds: float) -> None:
         """It answered after ``seconds``, in time or late."""
         self._seen.append(seconds)
         self._silent = 0
+        if self._others is not None:
+            self._others.answered(seconds)
 
     def timed_out(self) -> None:
         """It was given up."""

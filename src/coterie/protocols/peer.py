@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from random import Random
 
 PeerId = str
+_PARTNERS, _PULLS = 64, 8
 Natural = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Channel = Annotated[str, msgspec.Meta(max_length=32)]
 Handler = Callable[[PeerId, Any], Message | Awaitable[Message | None] | None]
@@ -165,10 +166,12 @@ class Peer:
     _questions: dict[int, _Question] = field(default_factory=dict)
     _asked: int = field(init=False)
     _patience: dict[PeerId, Patience] = field(default_factory=dict)
+    _patience_with_all: Patience = field(default_factory=Patience)
     _overdue: dict[PeerId, tuple[int, float]] = field(default_factory=dict)
     """The last question to each peer that was given up: its number, and when it was asked."""
     _published: dict[str, Model] = field(default_factory=dict)
-    _waiting: list[tuple[Pull, asyncio.Future[Model]]] = field(default_factory=list)
+    _waiting: dict[PeerId, list[tuple[Pull, asyncio.Future[Model]]]] = field(default_factory=dict)
+    """Pulls that wait for their round, by sender: the last ``_PULLS`` of each, so that nobody can fill the memory."""
     _tasks: list[asyncio.Future[Message | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -220,14 +223,14 @@ class Peer:
         """Let others pull this snapshot from now on; answers those who wait for this round."""
         model = Model(round, channel, snapshot, self.learner.samples, degree)
         self._published[channel] = model
-        still = []
-        for pull, future in self._waiting:
-            if pull.channel == channel and pull.round <= round:
-                if not future.done():
+        for sender, waiting in list(self._waiting.items()):
+            still = []
+            for pull, future in waiting:
+                if pull.channel != channel or pull.round > round:
+                    still.append((pull, future))
+                elif not future.done():
                     future.set_result(model)
-            else:
-                still.append((pull, future))
-        self._waiting = still
+            self._waiting[sender] = still
 
     async def pull(
         self,
@@ -250,7 +253,10 @@ class Peer:
         if model is not None and model.round >= pull.round:
             return model
         future: asyncio.Future[Model] = asyncio.get_running_loop().create_future()
-        self._waiting.append((pull, future))
+        waiting = self._waiting.setdefault(sender, [])
+        waiting.append((pull, future))
+        if len(waiting) > _PULLS:
+            waiting.pop(0)[1].cancel()
         return future
 
     # What the transport calls
@@ -280,11 +286,12 @@ class Peer:
         """Stop: everything that waits is cancelled."""
         for task in self._tasks:
             task.cancel()
-        for _, future in self._waiting:
-            future.cancel()
+        for waiting in self._waiting.values():
+            for _, future in waiting:
+                future.cancel()
         for question in list(self._questions.values()):
             self._forget(question)
-        self._waiting = []
+        self._waiting = {}
 
     def waits_for(self) -> str:
         """What this peer waits for, in words: named when nothing can go on."""
@@ -295,14 +302,21 @@ class Peer:
         loop = asyncio.get_running_loop()
         self._asked += 1
         number = self._asked
-        patience = self._patience.setdefault(to, Patience())
-        seconds = patience.seconds() if timeout is None else timeout
+        seconds = self._patience_with(to).seconds() if timeout is None else timeout
         question = _Question(number, to, loop.create_future(), loop.time(), seconds)
         self._questions[number] = question
         question.future.add_done_callback(lambda _: self._questions.pop(number, None))
         question.timer = loop.call_later(seconds, self._time_out, question)
         self.transport.post(to, self.codec.encode(Envelope("ask", number, message)), lambda: self._gone(question))
         return question
+
+    def _patience_with(self, peer: PeerId) -> Patience:
+        """What is known of a peer's answers; of the last ``_PARTNERS`` peers dealt with."""
+        patience = self._patience.pop(peer, None) or Patience(self._patience_with_all)
+        self._patience[peer] = patience
+        if len(self._patience) > _PARTNERS:
+            del self._patience[next(iter(self._patience))]
+        return patience
 
     def _handler(self, sender: PeerId, message: Message) -> Handler:
         handler = self._handlers.get(type(message))
@@ -316,11 +330,11 @@ class Peer:
             number, asked = self._overdue.get(sender, (0, 0.0))
             if number == envelope.id:
                 del self._overdue[sender]
-                self._patience[sender].answered(self.clock.time() - asked)
+                self._patience_with(sender).answered(self.clock.time() - asked)
             return
         if question.to != sender:
             raise MessageError("a reply to another peer's question", where=sender)
-        self._patience[sender].answered(self.clock.time() - question.asked)
+        self._patience_with(sender).answered(self.clock.time() - question.asked)
         question.future.set_result(envelope.message)
 
     def _reply(self, to: PeerId, envelope: Envelope, reply: Message) -> None:
@@ -340,7 +354,7 @@ class Peer:
 
     def _time_out(self, question: _Question) -> None:
         if not question.future.done():
-            self._patience[question.to].timed_out()
+            self._patience_with(question.to).timed_out()
             self._overdue[question.to] = question.number, question.asked
             question.future.set_exception(
                 PeerUnreachable(f"no answer within {question.seconds:.3g} s", where=question.to)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -161,6 +162,7 @@ def _run_one(
         if isinstance(error, CoterieError):
             error.result = failed
         raise
+    gc.collect()  # a finished simulation is full of cycles, and holds shared memory until they are found
     result = Result(status="ok", **known, **figures, seconds=time.monotonic() - started)
     directory.write_result(result)
     write_report(directory.path)

@@ -163,7 +163,7 @@ class Learner:
         loss = correct = 0.0
         with self._evaluating() as module, torch.no_grad():  # a module may cache what inference mode would spoil
             for start in range(0, len(y), _EVALUATION_BATCH):
-                chunk_x, chunk_y = x[start : start + _EVALUATION_BATCH], y[start : start + _EVALUATION_BATCH]
+                chunk_x, chunk_y = x[start : start + _EVALUATION_BATCH].clone(), y[start : start + _EVALUATION_BATCH]
                 outputs = module(chunk_x)
                 loss += float(self._loss(outputs, chunk_y)) * len(chunk_y)
                 correct += int((outputs.argmax(1) == chunk_y).sum())

@@ -43,3 +43,29 @@ def random_mean(own, received, context, state, judge):  # type: ignore[no-untype
 def broken(own, received, context, state, judge):  # type: ignore[no-untyped-def]
     """Fails."""
     raise KeyError("missing")
+
+
+def in_place(own, received, context, state, judge):  # type: ignore[no-untyped-def]
+    """Writes into what it was given, and remembers rows of it: no other peer and no later call may see that."""
+    if len(received):
+        own.mul_(0.5).add_(received.mean(0), alpha=0.5)
+        context.base.zero_()
+        received[1:] = float(context.round)
+    last = (state or {"last": own})["last"]
+    mixed = 0.9 * own + 0.1 * last
+    weights = torch.full((len(received) + 1,), 1 / (len(received) + 1))
+    return mixed, weights, {"last": received[0] if len(received) else own}
+
+
+def restless(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Draws at evaluation too, and changes its input in place."""
+
+    class Restless(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(shape[0], classes)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x.mul_(1 + 0.1 * torch.rand(())))
+
+    return Restless()

@@ -34,9 +34,13 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     assert other["model_hash"] != one["model_hash"]
 
 
+HOSTILE: dict[str, Any] = {"model__name": "fragile.py:restless", "aggregation__rule": "fragile.py:in_place"}
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_worker_processes_change_no_bit(workers: int) -> None:
-    spec = small(**FAULTS, **FRAGILE, training__optimizer_state="keep", training__momentum=0.5)
+@pytest.mark.parametrize("parts", [FRAGILE, HOSTILE])
+def test_worker_processes_change_no_bit(workers: int, parts: dict[str, Any]) -> None:
+    spec = small(**FAULTS, **parts, training__optimizer_state="keep", training__momentum=0.5)
     alone, distributed = [], []
     expected, _ = simulate(spec, alone)
     pool = WorkerPool(workers)

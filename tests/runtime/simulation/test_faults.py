@@ -34,7 +34,7 @@ def test_federations_with_crashes_loss_and_partitions_end_well(protocol: str, fi
 
 
 def test_a_peer_that_returns_goes_on_where_the_others_are() -> None:
-    spec = small(federation__rounds=30, faults__crashes_per_minute=10.0, faults__restart_seconds=0.5)
+    spec = small(federation__rounds=30, faults__crashes_per_minute=5.0, faults__restart_seconds=2.0)
     records: list[Any] = []
     _, simulation = simulate(spec, records)
     returned = [m for m in simulation.federation.members if m.starts > 1]

@@ -92,26 +92,48 @@ def test_an_error_of_a_job_reaches_only_who_waits_for_it(loop: VirtualLoop) -> N
     assert good == ("done", "good")
 
 
-def test_a_crash_takes_what_waits_and_leaves_what_was_handed_out(loop: VirtualLoop) -> None:
+def test_a_crash_takes_what_waits_and_leaves_what_was_deferred(loop: VirtualLoop) -> None:
     recorder, reports = Recorder(), []
     jobs = Jobs(loop, recorder)
 
     async def main() -> None:
-        jobs.defer(0, "done in vain", reports.append)
+        jobs.defer(0, "look", reports.append)
         early = asyncio.create_task(jobs.run(0, "handed out", 10))
         await asyncio.sleep(0)
         await jobs.run(1, "first end", 1)
+        late = asyncio.create_task(jobs.run(0, "dropped", 10))
         await asyncio.sleep(0)
-        jobs.defer(0, "never seen", reports.append)
+        jobs.defer(0, "last look", reports.append)
         jobs.drop(0)
-        early.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await early
+        for task in (early, late):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
         await jobs.run(0, "after the restart", 1)
 
     loop.run_until_complete(main())
-    assert recorder.batches == [["done in vain", "handed out", "first end"], ["after the restart"]]
-    assert reports == []
+    assert recorder.batches == [["look", "handed out", "first end"], ["last look", "after the restart"]]
+    assert reports == [("done", "look"), ("done", "last look")]
+
+
+def test_a_crash_in_the_instant_a_job_ends_waits_for_nothing(loop: VirtualLoop) -> None:
+    recorder = Recorder()
+    jobs = Jobs(loop, recorder)
+
+    async def main() -> None:
+        task = asyncio.create_task(jobs.run(0, "never begun", 5))
+
+        def crash() -> None:
+            jobs.drop(0)
+            task.cancel()
+
+        loop.call_at(5.0, crash)
+        await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    loop.run_until_complete(main())
+    assert recorder.batches in ([], [["never begun"]])
 
 
 def test_what_a_job_reads_lives_until_it_is_done(loop: VirtualLoop) -> None:

@@ -21,7 +21,7 @@ class World:
         self.loop = VirtualLoop()
         settings = NetworkTable(**{"latency_ms": 10.0, "jitter": 0.0, "bandwidth_mbps": 8.0, "loss": 0.0, **table})
         self.network = SimulatedNetwork(self.loop, settings, partitions or [], Random(3))
-        self.network.name_groups(IDS)
+        self.network.name_groups(dict(enumerate(IDS)))
         self.arrived: list[tuple[str, str, float]] = []
         self.failed: list[float] = []
         self.ends = {peer: self.network.connect(peer, self.receiver(peer)) for peer in IDS}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from coterie import data
 from coterie.adversary import attackers
+from coterie.errors import SpecError
 from coterie.layout import Layout
 from coterie.protocols import PeerId, Topology
 from coterie.runtime.results import PeerMetrics, summary
@@ -39,6 +40,8 @@ class Placement:
     """Who holds what, after attackers have poisoned their share and the protocol has pooled the data or not."""
 
     ids: tuple[PeerId, ...]
+    numbers: tuple[int, ...]
+    """Each peer's number in the spec: an oracle run leaves some out."""
     attackers: frozenset[PeerId]
     labels: Indices
     train: list[Indices]
@@ -56,6 +59,14 @@ def peer_ids(count: int) -> tuple[PeerId, ...]:
 def place(spec: Spec, dataset: data.Dataset) -> Placement:
     """Divide the data among the peers, let attackers poison theirs, leave attackers out of an oracle run."""
     count = spec.federation.peers
+    for fault in spec.faults.partitions:
+        for number in (number for group in fault.groups for number in group):
+            if number >= count:
+                raise SpecError(
+                    f"there is no peer {number}",
+                    where="faults.partitions",
+                    remedy=f"Number the peers from 0 to {count - 1}.",
+                )
     division = data.divide(spec, dataset)
     malicious = attackers(spec)
     labels = dataset.y_train.copy()
@@ -70,11 +81,11 @@ def place(spec: Spec, dataset: data.Dataset) -> Placement:
     names = peer_ids(count)
     ids, bad = tuple(names[index] for index in kept), frozenset(names[index] for index in malicious)
     if spec.protocol.component.traits.get("pooled"):
-        ids, bad, topology = ("pooled",), frozenset(), Topology([[]])
+        kept, ids, bad, topology = [0], ("pooled",), frozenset(), Topology([[]])
         train, validation = [np.concatenate(train)], [np.concatenate(validation)]
     elif len(kept) < count:
         topology = topology.induced(kept)
-    return Placement(ids, bad & frozenset(ids), labels, train, validation, division.root, topology)
+    return Placement(ids, tuple(kept), bad & frozenset(ids), labels, train, validation, division.root, topology)
 
 
 class Simulation:
@@ -109,9 +120,10 @@ class Simulation:
         self.federation = Federation(
             spec=spec,
             loop=self.loop,
-            place=Workplace(spec, self.layout, self._arena, self.jobs, initial, frozenset(parts.ids)),
+            place=Workplace(spec, self.layout, self._arena, self.jobs, initial),
             topology=parts.topology,
             ids=parts.ids,
+            numbers=parts.numbers,
             samples=[len(indices) for indices in parts.train],
             attackers=parts.attackers,
             on_record=on_record,
@@ -181,6 +193,9 @@ def _setup(spec: Spec, dataset: data.Dataset, parts: Placement, memory: SharedMe
         data_shape=dataset.shape,
         classes=dataset.classes,
         arrays=arrays,
+        founders=frozenset(parts.ids),
+        numbers=parts.numbers,
+        spec_hash=spec.hash,
     )
 
 

@@ -101,6 +101,7 @@ class _Member:
     """A peer as the runtime sees it: what stays when its process dies."""
 
     index: int
+    number: int
     id: PeerId
     attacker: bool
     learner: SimulatedLearner
@@ -122,6 +123,8 @@ class Federation:
     place: Workplace
     topology: Topology
     ids: Sequence[PeerId]
+    numbers: Sequence[int]
+    """Each peer's number in the spec."""
     samples: Sequence[int]
     """Training samples of each peer."""
     attackers: frozenset[PeerId]
@@ -134,13 +137,14 @@ class Federation:
         self.network = SimulatedNetwork(
             self.loop, spec.network, spec.faults.partitions, stdlib_random(spec.seed, "network")
         )
-        self.network.name_groups(self.ids)
+        self.network.name_groups(dict(zip(self.numbers, self.ids, strict=True)))
         self.codec = Codec()
         self.observer = Observer(self, self.on_record, self.on_round)
-        speeds = generator(spec.seed, "speed").lognormal(0.0, spec.compute.spread, count)
+        speeds = generator(spec.seed, "speed").lognormal(0.0, spec.compute.spread, spec.federation.peers)
         self.members = [
             _Member(
                 index,
+                self.numbers[index],
                 self.ids[index],
                 self.ids[index] in self.attackers,
                 SimulatedLearner(
@@ -148,7 +152,7 @@ class Federation:
                     index,
                     self.ids[index],
                     self.samples[index],
-                    spec.compute.seconds_per_step * float(speeds[index]),
+                    spec.compute.seconds_per_step * float(speeds[self.numbers[index]]),
                 ),
                 MemoryStore(),
                 Neighbourhood(self.ids, self.topology.adjacency[index]),
@@ -205,7 +209,7 @@ class Federation:
     async def _live(self, member: _Member) -> None:
         """One peer from its start to the end of its protocol, through crashes."""
         faults = self.spec.faults
-        dice = stdlib_random(self.spec.seed, "crash", member.index)
+        dice = stdlib_random(self.spec.seed, "crash", member.number)
         while True:
             member.task = asyncio.create_task(self._once(member), name=member.id)
             crash: asyncio.TimerHandle | None = None
@@ -245,8 +249,8 @@ class Federation:
             learner=member.learner,
             ledger=NullLedger(),
             store=member.store,
-            random=stdlib_random(seed, "peer", member.index, start),
-            secrets=stdlib_random(seed, "secrets", member.index, start),
+            random=stdlib_random(seed, "peer", member.number, start),
+            secrets=stdlib_random(seed, "secrets", member.number, start),
             clock=self.loop,
             metrics=_Report(member, self.observer),
             transport=self.network.connect(member.id, receive),

@@ -100,9 +100,8 @@ class Jobs:
         self._deferred.setdefault(lane, []).append(ticket)
 
     def drop(self, lane: int) -> None:
-        """Forget a lane: its peer has crashed. What has been handed out is still done, and nobody hears of it."""
-        self._waiting = [ticket for ticket in self._waiting if ticket.lane != lane]
-        self._deferred.pop(lane, None)
+        """Forget what a lane waits for: its peer has crashed. What was deferred before is still done and reported."""
+        self._waiting = [ticket for ticket in self._waiting if ticket.lane != lane or ticket.report is not None]
 
     def finish(self) -> None:
         """Do and report whatever nobody waited for."""
@@ -111,12 +110,13 @@ class Jobs:
             self._report(lane)
 
     def _end(self, ticket: Ticket, ended: asyncio.Future[None]) -> None:
+        if ended.done():
+            return  # the peer crashed at this very instant
         if not ticket.begun:
             self._begin_all()
         self._executor.finish(ticket)
         self._report(ticket.lane)
-        if not ended.done():
-            ended.set_result(None)
+        ended.set_result(None)
 
     def _begin_all(self) -> None:
         batch, self._waiting = self._waiting, []

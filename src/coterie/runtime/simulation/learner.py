@@ -37,7 +37,6 @@ class Workplace:
     jobs: Jobs
     initial: Block
     """The initial vector, the same for all peers."""
-    founders: frozenset[PeerId]
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,8 @@ class SimulatedLearner:
                 "own_id": self._id,
                 "peer_ids": tuple(ids),
                 "samples": (self._samples, *(received[peer].samples for peer in ids)),
-                "founders": self._place.founders,
             },
+            local=self._local,
             state=state,
             rule=rule,
         )

@@ -6,6 +6,7 @@ worker did it, nor on what that worker did before.
 
 from __future__ import annotations
 
+import pickle
 import random
 import sys
 from collections.abc import Sequence
@@ -89,12 +90,19 @@ class Runner:
         """In a fresh process: read the spec again, load the plug-ins, build the model."""
         sys.path[:] = [*setup.search_path]
         torch.set_num_threads(1)
-        return cls(specs.check(setup.tables, Path(setup.base)), setup)
+        spec = specs.check(setup.tables, Path(setup.base))
+        if spec.hash != setup.spec_hash:
+            raise PluginError(
+                "a file that the spec names has changed since the run began", remedy="Run again, and leave it alone."
+            )
+        return cls(spec, setup)
 
     def begin(self, tickets: Sequence[Ticket]) -> None:
         """Do the jobs at once, in this process."""
         for ticket in tickets:
             (outcome,) = self.lane([ticket.job])
+            if isinstance(outcome, AggregateOutcome):
+                outcome = _as_sent(outcome)
             ticket.finish(outcome)
 
     def hungry(self) -> bool:
@@ -124,6 +132,7 @@ class Runner:
             case EvaluateJob():
                 self.learner.bind(self.vectors[job.vector])
                 self.learner.bound.restore_local(job.local)
+                self._seed("evaluate", job.peer, job.samples)
                 return self.learner.evaluate(*self._test_set(job.samples))
             case CopyJob():
                 self.vectors[job.target].copy_(self.vectors[job.source])
@@ -144,8 +153,7 @@ class Runner:
         )
         self.learner.bind(vector)
         self.learner.bound.restore_local(job.local)
-        seed = derive(spec.seed, "fit", job.peer, job.round)
-        _seed_everything(seed)
+        seed = self._seed("fit", job.peer, job.round)
         report = self.learner.fit(
             self._x,
             self._y,
@@ -159,14 +167,15 @@ class Runner:
         return FitOutcome(report, state.count, self.learner.bound.local_state())
 
     def _aggregate(self, job: AggregateJob) -> AggregateOutcome:
-        _seed_everything(derive(self.spec.seed, "aggregate", job.peer, job.round))
-        own, base = self.vectors[job.own], self.vectors[job.base]
-        received = self._rows(job.received)
+        self._seed("aggregate", job.peer, job.round)
+        rows = self._rows((job.own, job.base, *job.received))
+        own, base, received = rows[0], rows[1], rows[2:]
         context = Context(
             base=base,
             layout=self.learner.layout,
             round=job.round,
             graph_weights=metropolis_weights(job.degrees[0], [max(degree, 1) for degree in job.degrees[1:]]),
+            founders=self.setup.founders,
             **job.context,
         )
         rule = (
@@ -174,7 +183,7 @@ class Runner:
             if job.rule is None
             else Choice(registry.rules.resolve(job.rule, self.spec.base, "rule"), {})
         )
-        outcome = aggregate(rule, own, received, context, job.state, _Judge(self, job.peer))
+        outcome = aggregate(rule, own, received, context, job.state, _Judge(self, job))
         if job.velocity is not None:
             update_velocity(
                 self.vectors[job.velocity],
@@ -186,6 +195,12 @@ class Runner:
             )
         self.vectors[job.target].copy_(outcome.vector)
         return AggregateOutcome(outcome.weights, outcome.trust, outcome.state, outcome.refused)
+
+    def _seed(self, purpose: str, peer: int, number: int) -> int:
+        """Seed the global generators for one job: a user's module or rule may draw from any of them."""
+        seed = derive(self.spec.seed, purpose, self.setup.numbers[peer], number)
+        _seed_everything(seed)
+        return seed
 
     def _rows(self, blocks: Sequence[Block]) -> torch.Tensor:
         if self._scratch.shape[0] < len(blocks):
@@ -223,20 +238,22 @@ class _Judge:
     """Loss and gradient for rules, on one peer's held-out part or on the root sample."""
 
     runner: Runner
-    peer: int
+    job: AggregateJob
 
     def loss(self, vector: torch.Tensor) -> float:
-        self.runner.learner.bind(vector)
-        evaluation: Evaluation = self.runner.learner.evaluate(*self.runner.held_out(self.peer))
+        evaluation: Evaluation = self._learner(vector).evaluate(*self.runner.held_out(self.job.peer))
         return evaluation.loss
 
     def gradient(self, vector: torch.Tensor) -> torch.Tensor:
-        self.runner.learner.bind(vector)
-        return self.runner.learner.gradient(*self.runner.held_out(self.peer))
+        return self._learner(vector).gradient(*self.runner.held_out(self.job.peer))
 
     def root_gradient(self, vector: torch.Tensor) -> torch.Tensor:
+        return self._learner(vector).gradient(*self.runner.root())
+
+    def _learner(self, vector: torch.Tensor) -> Learner:
         self.runner.learner.bind(vector)
-        return self.runner.learner.gradient(*self.runner.root())
+        self.runner.learner.bound.restore_local(self.job.local)
+        return self.runner.learner
 
 
 def _tensor(shared: SharedArray) -> torch.Tensor:
@@ -248,8 +265,20 @@ def _pieces(shared: SharedArray, ends: Sequence[int]) -> list[torch.Tensor]:
     return [whole[start:end] for start, end in zip((0, *ends), ends, strict=False)]
 
 
+def _as_sent(outcome: AggregateOutcome) -> AggregateOutcome:
+    """The outcome as it would come out of a worker's pipe: what the rule remembers holds on to no memory of the run."""
+    try:
+        return pickle.loads(pickle.dumps(outcome, protocol=5))  # type: ignore[no-any-return]  # noqa: S301 - our own
+    except Exception as error:
+        raise PluginError(
+            f"what the rule remembers cannot be sent: {type(error).__name__}: {error}",
+            where="aggregation.rule",
+            remedy="Keep numbers, strings, tensors, and lists and dicts of such.",
+        ) from error
+
+
 def _seed_everything(seed: int) -> None:
-    """A user's module or rule may draw from any of the global generators.
+    """Seed torch, numpy and the standard library.
 
     Jobs run on the CPU: ``torch.manual_seed`` would queue a stack trace a call for each device that is not there.
     """
@@ -264,7 +293,8 @@ def _located(error: Exception, job: Job) -> Exception:
         return error
     place = f"peer {job.peer}" + (f", round {job.round}" if isinstance(job, FitJob | AggregateJob) else "")
     if isinstance(error, CoterieError):
-        return type(error)(error.what, where=f"{place}: {error.where}".removesuffix(": "), remedy=error.remedy)
+        error.where = f"{place}: {error.where}".removesuffix(": ")
+        return error
     return RunError(
         f"{type(error).__name__}: {error}", where=place, remedy="Check that the model and the loss take this data."
     )

@@ -8,7 +8,7 @@ would; a lost or partitioned one just never arrives.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coterie.network import Frame
@@ -33,10 +33,10 @@ class SimulatedNetwork:
     _free_at: dict[str, float] = field(default_factory=dict)
     _groups: list[tuple[float, float, dict[str, int]]] = field(default_factory=list)
 
-    def name_groups(self, ids: Sequence[str]) -> None:
-        """Learn which peers the partitions of the spec mean; a peer in no group is in one with its like."""
+    def name_groups(self, ids: Mapping[int, str]) -> None:
+        """Learn which peers the numbers in the spec's partitions mean; those in no group are together in one more."""
         for fault in self.partitions:
-            side = {ids[i]: number for number, group in enumerate(fault.groups) for i in group if i < len(ids)}
+            side = {ids[i]: number for number, group in enumerate(fault.groups) for i in group if i in ids}
             self._groups.append((fault.at, fault.at + fault.seconds, side))
 
     def connect(self, peer: str, receiver: Receiver) -> Endpoint:

@@ -43,6 +43,10 @@ class Setup:
     data_shape: tuple[int, ...]
     classes: int
     arrays: Arrays
+    founders: frozenset[str]
+    numbers: tuple[int, ...]
+    """Each peer's number in the spec, which seeds go by; an oracle run leaves some out."""
+    spec_hash: str
 
 
 class FitJob(msgspec.Struct, frozen=True):
@@ -81,6 +85,7 @@ class AggregateJob(msgspec.Struct, frozen=True):
     degrees: tuple[int, ...]
     """In the graph, the peer's own first."""
     context: dict[str, Any]
+    local: LocalState | None
     state: Any
     rule: str | None
 

@@ -13,6 +13,7 @@ import pickle
 import select
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,12 +21,14 @@ from itertools import count
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from coterie.errors import WorkerLost
+from coterie.errors import RunError, WorkerLost
 from coterie.runtime.simulation.jobs import Ticket
 from coterie.runtime.simulation.memory import Vectors
 from coterie.runtime.simulation.runner import Runner
 from coterie.runtime.simulation.work import Setup
 
+_GRACE = 2.0
+"""Seconds that workers have to end by themselves."""
 _AHEAD = 2
 """Bundles a worker holds: one at work, one waiting in its pipe."""
 _BUNDLE = 8
@@ -108,9 +111,10 @@ class WorkerPool:
         """End the workers."""
         for worker in self._workers:
             worker.connection.close()
+        deadline = time.monotonic() + _GRACE
         for worker in self._workers:
             try:
-                worker.process.wait(timeout=2)
+                worker.process.wait(timeout=max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
@@ -147,7 +151,7 @@ class WorkerPool:
                 self._send(worker, worker.parked)
                 worker.parked = None
             if isinstance(outcomes, BaseException):
-                raise outcomes
+                outcomes = [[outcomes] * len(task) for task in bundle]
             for task, results in zip(bundle, outcomes, strict=True):
                 for ticket, outcome in zip(task, results, strict=True):
                     ticket.finish(outcome)
@@ -187,11 +191,12 @@ def _start() -> _Worker:
     environment = {**os.environ, **_ALLOCATOR, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     process = subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],  # -P: a file of the user's named like a module of ours is not imported
         pass_fds=[theirs.fileno()],
         env=environment,
         stdin=subprocess.DEVNULL,
-        process_group=0,
+        stdout=2,  # what a user's rule prints does not belong among our results
+        process_group=0,  # Ctrl-C is the parent's to handle
     )
     theirs.close()
     return _Worker(process, ours)
@@ -229,6 +234,15 @@ def serve(descriptor: int) -> None:
         except Exception as error:
             answer = error
         try:
-            connection.send_bytes(_pack(answer))
+            content = _pack(answer)
+        except Exception as error:
+            content = _pack(
+                RunError(
+                    f"an outcome cannot be sent: {type(error).__name__}: {error}",
+                    remedy="What a rule remembers must be numbers, strings, tensors, or lists and dicts of such.",
+                )
+            )
+        try:
+            connection.send_bytes(content)
         except OSError:
             return  # the parent has gone
