@@ -125,13 +125,14 @@ class Learner:
         rows = state.optimizer or self._scratch
         parameters = bound.vector[: self.layout.trainable]
         losses: list[torch.Tensor] = []
-        bound.module.train()
+        if not bound.module.training:
+            bound.module.train()
         bound.load_copies()
         bound.attach_gradient()
         self._fitting = True
         try:
             for positions in self.batches(len(indices), steps, seed):
-                chosen = indices[positions]
+                chosen = indices.index_select(0, positions)
                 bound.gradient.zero_()
                 loss = self._loss(bound.module(x.index_select(0, chosen)), y.index_select(0, chosen))
                 loss.backward()  # type: ignore[no-untyped-call]
