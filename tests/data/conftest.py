@@ -35,6 +35,7 @@ def make_spec(*, peers: int = 5, seed: int = 7, partition: str = "iid", base: Pa
         dataset=unused,
         loss=unused,
         choices={"data": spec.Choice(component, component.settings(data, "data"))},
+        seeds=(seed,),
         base=Path(),
         given={},
     )

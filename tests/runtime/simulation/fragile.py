@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import numpy as np
@@ -69,3 +70,8 @@ def restless(shape: tuple[int, ...], classes: int) -> nn.Module:
             return self.linear(x.mul_(1 + 0.1 * torch.rand(())))
 
     return Restless()
+
+
+async def sleepy(peer, rounds):  # type: ignore[no-untyped-def]
+    """A protocol that waits for a future nobody will set."""
+    await asyncio.get_running_loop().create_future()

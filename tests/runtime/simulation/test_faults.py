@@ -8,7 +8,6 @@ import pytest
 from small_federation import simulate, small
 
 from coterie.errors import Deadlock, PluginError, RunError, SpecError
-from coterie.registry import protocols
 
 MIXED: dict[str, Any] = {
     "network__loss": 0.1,
@@ -78,17 +77,8 @@ def test_a_lossy_network_sends_as_many_bytes_as_the_frames_it_carries() -> None:
 
 
 def test_a_protocol_that_waits_for_ever_is_named() -> None:
-    if "sleepy" not in protocols:
-
-        @protocols.register("sleepy")
-        async def sleepy(peer: Any, rounds: int) -> None:
-            """Waits for a future that nobody will set."""
-            import asyncio
-
-            await asyncio.get_running_loop().create_future()
-
     with pytest.raises(Deadlock, match="peer-0 waits"):
-        simulate(small(federation__protocol="sleepy"))
+        simulate(small(federation__protocol="fragile.py:sleepy"))
 
 
 def test_an_error_in_a_job_names_the_peer_and_the_round() -> None:

@@ -21,10 +21,10 @@ class _InstantSelector(selectors.SelectSelector):
     def __init__(self, stop: threading.Event) -> None:
         super().__init__()
         self.now = 0.0
-        self._stop = stop
+        self.stop = stop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise KeyboardInterrupt
         if timeout is None:
             raise Deadlock("every peer waits, and no message, timer or job will ever wake one")

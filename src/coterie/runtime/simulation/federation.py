@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -191,6 +192,7 @@ class Federation:
     def _wind_up(self) -> None:
         """Cancel whatever still waits, so that nothing outlives the run."""
         self.loop.set_exception_handler(lambda loop, context: None)
+        self.loop.instants.stop = threading.Event()  # what stopped the run must not stop this
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
