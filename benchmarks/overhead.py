@@ -4,7 +4,9 @@ Both sides train LeNet-5 at 100 peers, 5 steps of 32 a round, on the same random
 one thread each, and average every model with those of three random peers. Neither evaluates. They run in turns, and
 the ratio of each pair is printed, so that a drift of the machine's speed falls out:
 
-    python benchmarks/overhead.py [--peers 100] [--rounds 4] [--pairs 5] [--profile]
+    python benchmarks/overhead.py [--peers 100] [--rounds 8] [--pairs 5] [--profile]
+
+At the end it says where the time of a round goes, from one more run in a single process.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import pstats
 import statistics
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
 from coterie import spec as specs
 from coterie.runtime.simulation.build import Simulation
+from coterie.runtime.simulation.runner import Runner
 from coterie.runtime.simulation.workers import WorkerPool
 from coterie.training.models import lenet
 
@@ -50,9 +54,8 @@ class Ours:
         self.pool = WorkerPool(WORKERS)
         self.waited = 0.0
 
-    def __call__(self, rounds: int) -> float:
-        """Seconds a round."""
-        spec = specs.check(
+    def spec(self, rounds: int) -> specs.Spec:
+        return specs.check(
             {
                 "federation": {"peers": self.peers, "rounds": rounds},
                 "data": {"dataset": "npz:images.npz", "partition": "iid", "validation": 0.0},
@@ -64,6 +67,10 @@ class Ours:
             },
             self.folder,
         )
+
+    def __call__(self, rounds: int) -> float:
+        """Seconds a round."""
+        spec = self.spec(rounds)
 
         def executor(setup: Any, runner: Any, work: float) -> Any:
             self.pool.prepare(setup, runner.vectors)
@@ -77,6 +84,28 @@ class Ours:
             self.waited /= rounds
             self.batch = simulation.jobs.jobs / simulation.jobs.batches
         return seconds
+
+    def shares(self) -> str:
+        """Where the time of a round goes in a single process, by the kind of job."""
+        spec, seconds = self.spec(2), Counter[str]()
+
+        class Timed(Runner):
+            def lane(self, lane: Any) -> list[Any]:
+                started = time.perf_counter()
+                outcomes = super().lane(lane)
+                seconds[type(lane[0]).__name__] += time.perf_counter() - started
+                return outcomes
+
+        def executor(setup: Any, runner: Any, work: float) -> Any:
+            runner.__class__ = Timed
+            return runner
+
+        with Simulation(spec, data.load(spec.dataset, None), executor, lambda _: None, lambda *_: None) as simulation:
+            started = time.perf_counter()
+            simulation.federation.run()
+            whole = time.perf_counter() - started
+        fits, mixes = seconds["FitJob"] / whole, seconds["AggregateJob"] / whole
+        return f"fits {fits:.1%}, aggregations {mixes:.1%}, messages and everything else {1 - fits - mixes:.1%}"
 
     def begin(self, tickets: Any) -> None:
         self.timed(self.pool.begin, tickets)
@@ -161,7 +190,7 @@ def plain_worker(mine: range, rows: torch.Tensor, x: torch.Tensor, y: torch.Tens
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--profile", action="store_true", help="profile the simulating process")
     options = parser.parse_args()
@@ -179,6 +208,7 @@ def main() -> None:
                 flush=True,
             )
         print(f"median speed of ours over the plain loop: {statistics.median(pairs):.3f}")
+        print(f"a round in one process: {ours.shares()}")
         if options.profile:
             profile = cProfile.Profile()
             profile.runcall(ours, options.rounds)

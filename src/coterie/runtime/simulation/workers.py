@@ -39,7 +39,7 @@ _FITS = 1 << 16
 something large, while we wait for it to read, would wait for ever."""
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 """glibc: keep freed memory. Otherwise each step's activations go back to the system, and are cleared page by page when
-they are needed again: a third of the time of a LeNet step where this was measured."""
+they are needed again: a fifth of the time of a LeNet step where this was measured."""
 
 Task = list[Ticket]
 """Tickets of one lane, done one after another by one worker."""
