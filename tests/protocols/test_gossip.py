@@ -25,6 +25,6 @@ VECTOR = MemorySnapshot("00" * 32, torch.zeros(1))
         (19, [19, 19], 20),
     ],
 )
-def test_next_round(round: int, seen: list[int], expected: int) -> None:  # noqa: A002
+def test_next_round(round: int, seen: list[int], expected: int) -> None:
     models = {str(i): Model(r, "model", VECTOR, 1, 1) for i, r in enumerate(seen)}
     assert next_round(round, 20, models) == expected

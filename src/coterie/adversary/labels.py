@@ -56,7 +56,7 @@ def label_flip(
     classes: int,
     rng: np.random.Generator,
     *,
-    map: Annotated[dict[str, int] | None, BeforeValidator(_text_keys)] = None,  # noqa: A002 - the key in the spec
+    map: Annotated[dict[str, int] | None, BeforeValidator(_text_keys)] = None,
 ) -> Labels:
     """Samples of some classes get the label of another: label k becomes map[k], others stay.
 

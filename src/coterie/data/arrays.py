@@ -39,6 +39,7 @@ def npz(argument: str, data_dir: Path | None) -> tuple[Array, ...]:
             f"there is no file {path}", where="data.dataset", remedy="Paths are relative to the spec's folder."
         ) from None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        # NotImplementedError is zipfile's word for a compression method it does not know
         raise DataError(
             f"cannot be read: {error}",
             where=str(path),

@@ -165,7 +165,7 @@ def _fetch(url: str, sink: IO[bytes], limit: int) -> str:
     """Copy ``url`` to ``sink``, one byte past ``limit`` at most, and return the SHA-256 (hex) of what came."""
     digest, left = hashlib.sha256(), limit + 1
     request = urllib.request.Request(url, headers={"User-Agent": "coterie"})  # noqa: S310 - mirrors are ours
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - as above
         while left > 0 and (chunk := response.read(min(_CHUNK, left))):
             digest.update(chunk)
             sink.write(chunk)

@@ -16,7 +16,7 @@ async def isolated(peer: Peer, rounds: int) -> None:
     memory = peer.store.get("isolated") or {"round": 0}
     if "vector" in memory:
         await peer.learner.adopt(memory["vector"])
-    for round in range(memory["round"], rounds):  # noqa: A001
+    for round in range(memory["round"], rounds):
         fitted = await peer.learner.fit(round)
         mixed = await peer.learner.aggregate({}, round, degree=0, rule="mean")
         peer.metrics.round_done(round, fitted.loss, mixed)
@@ -39,7 +39,7 @@ async def fedavg(peer: Peer, rounds: int) -> None:
     memory = peer.store.get("fedavg") or {"round": 0}
     if "vector" in memory:
         await peer.learner.adopt(memory["vector"])
-    round = memory["round"]  # noqa: A001
+    round = memory["round"]
     while round < rounds:
         fitted = await peer.learner.fit(round)
         if peer.id == server:
@@ -52,10 +52,10 @@ async def fedavg(peer: Peer, rounds: int) -> None:
             peer.publish(fitted.snapshot, round, degree=len(clients))
             reply = await peer.pull([server], round, "merged")
             if server in reply:
-                merged, round = reply[server].vector, reply[server].round  # noqa: A001
+                merged, round = reply[server].vector, reply[server].round
                 await peer.learner.adopt(merged)
             else:
                 merged = fitted.snapshot
         peer.metrics.round_done(round, fitted.loss, mixed)
-        round += 1  # noqa: A001
+        round += 1
         peer.store.put("fedavg", {"round": round, "vector": merged})

@@ -33,7 +33,7 @@ async def gossip(
     """
     degree = min(fanout, len(peer.neighbours))
     memory = peer.store.get("gossip") or {"round": 0, "state": None}
-    round, state = memory["round"], memory["state"]  # noqa: A001 - the field's word
+    round, state = memory["round"], memory["state"]
     returned = "vector" in memory
     if returned:
         await peer.learner.adopt(memory["vector"])
@@ -53,12 +53,12 @@ async def gossip(
             state = mixed.state
         peer.metrics.round_done(round, fitted.loss, mixed)
         # Step 5: go on; a peer that comes back joins the round the others have reached.
-        round = next_round(round, rounds, models) if returned else round + 1  # noqa: A001
+        round = next_round(round, rounds, models) if returned else round + 1
         returned = returned and not models
         peer.store.put("gossip", {"round": round, "state": state, "vector": fitted.snapshot})
 
 
-def next_round(round: int, rounds: int, models: Mapping[PeerId, Model]) -> int:  # noqa: A002
+def next_round(round: int, rounds: int, models: Mapping[PeerId, Model]) -> int:
     """The round after this one, or the lower median of the rounds seen where that is later still.
 
     A minority that claims a later round moves nobody; a round that does not exist is not counted.

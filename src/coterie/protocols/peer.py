@@ -77,14 +77,14 @@ class PeerLearner(Protocol):
         """Number of training samples."""
         ...
 
-    async def fit(self, round: int) -> Fitted:  # noqa: A002 - the field's word
+    async def fit(self, round: int) -> Fitted:
         """Train on the peer's own data, as the spec's ``[training]`` says for this round."""
         ...
 
     async def aggregate(
         self,
         received: Mapping[PeerId, Model],
-        round: int,  # noqa: A002
+        round: int,
         *,
         degree: int,
         state: Any = None,
@@ -123,7 +123,7 @@ class Clock(Protocol):
 class Metrics(Protocol):
     """Where a protocol reports what happened. Reporting never changes the run."""
 
-    def round_done(self, round: int, loss: float, mixed: Mixed | None) -> None:  # noqa: A002
+    def round_done(self, round: int, loss: float, mixed: Mixed | None) -> None:
         """The round is over at this peer: ``loss`` of its fit, and how it mixed (None: it did not)."""
         ...
 
@@ -219,7 +219,7 @@ class Peer:
 
     # Publishing
 
-    def publish(self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model") -> None:  # noqa: A002
+    def publish(self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model") -> None:
         """Let others pull this snapshot from now on; answers those who wait for this round."""
         model = Model(round, channel, snapshot, self.learner.samples, degree)
         self._published[channel] = model
@@ -235,7 +235,7 @@ class Peer:
     async def pull(
         self,
         whom: Sequence[PeerId],
-        round: int,  # noqa: A002
+        round: int,
         channel: str = "model",
     ) -> dict[PeerId, Model]:
         """What each of ``whom`` has published for this round or a later one; who did not answer is left out."""

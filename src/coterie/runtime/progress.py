@@ -22,7 +22,7 @@ class Progress(Protocol):
     def start(self, spec: Spec, peers: int) -> None:
         """A run begins; ``spec.seed`` says which."""
 
-    def round_done(self, round: int, rounds: int, accuracies: Sequence[float], bytes_sent: int) -> None:  # noqa: A002
+    def round_done(self, round: int, rounds: int, accuracies: Sequence[float], bytes_sent: int) -> None:
         """Round ``round`` (from 1) of ``rounds`` is over; ``accuracies`` of honest peers, empty if not evaluated."""
 
     def finish(self, result: Result) -> None:
@@ -35,7 +35,7 @@ class Quiet:
     def start(self, spec: Spec, peers: int) -> None:
         pass
 
-    def round_done(self, round: int, rounds: int, accuracies: Sequence[float], bytes_sent: int) -> None:  # noqa: A002
+    def round_done(self, round: int, rounds: int, accuracies: Sequence[float], bytes_sent: int) -> None:
         pass
 
     def finish(self, result: Result) -> None:
@@ -77,7 +77,7 @@ class RichProgress:
         else:
             self._say(f"{self._name}: {peers} peers, {spec.federation.rounds} rounds, {spec.federation.protocol}")
 
-    def round_done(self, round: int, rounds: int, accuracies: Sequence[float], bytes_sent: int) -> None:  # noqa: A002
+    def round_done(self, round: int, rounds: int, accuracies: Sequence[float], bytes_sent: int) -> None:
         if accuracies:
             low, mean, high = min(accuracies), statistics.fmean(accuracies), max(accuracies)
             self._accuracy = f"accuracy {low:.3f} / {mean:.3f} / {high:.3f}"

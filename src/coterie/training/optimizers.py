@@ -14,7 +14,7 @@ import torch
 from coterie.spec import TrainingTable
 
 
-def learning_rate(table: TrainingTable, round: int, rounds: int) -> float:  # noqa: A002 - the field's word
+def learning_rate(table: TrainingTable, round: int, rounds: int) -> float:
     """The step size of a round (counted from 0): constant, or falling to ``lr_floor`` x lr.
 
     linear: floor + (1 - floor)(1 - t/T); cosine: floor + (1 - floor)(1 + cos(pi t/T))/2 (Loshchilov & Hutter 2017).

@@ -41,12 +41,12 @@ class _Report:
     member: _Member
     observer: Observer
 
-    def round_done(self, round: int, loss: float, mixed: Mixed | None) -> None:  # noqa: A002 - the field's word
+    def round_done(self, round: int, loss: float, mixed: Mixed | None) -> None:
         member, federation = self.member, self.observer.federation
         if mixed is not None:
             member.mixed = mixed
             for sender in mixed.refused:
-                self.observer.dropped[sender] = self.observer.dropped.get(sender, 0) + 1
+                self.observer.count_dropped(sender)
         table, rounds = federation.spec.evaluation, federation.spec.federation.rounds
         if (round + 1) % table.every and round + 1 < rounds:
             return
@@ -72,7 +72,7 @@ class _Report:
         member.learner.evaluate(table.samples, done)
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
-        self.observer.dropped[sender] = self.observer.dropped.get(sender, 0) + 1
+        self.observer.count_dropped(sender)
 
 
 @dataclass
@@ -86,6 +86,10 @@ class Observer:
     dropped: dict[PeerId, int] = field(default_factory=dict)
     """Frames and vectors refused, by sender."""
     _accuracies: dict[int, list[float]] = field(default_factory=dict)
+
+    def count_dropped(self, sender: PeerId) -> None:
+        """Something of this sender's was refused."""
+        self.dropped[sender] = self.dropped.get(sender, 0) + 1
 
     def record(self, metrics: PeerMetrics) -> None:
         self.on_record(metrics)

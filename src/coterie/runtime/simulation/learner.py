@@ -89,7 +89,7 @@ class SimulatedLearner:
         if self._velocity is not None:
             await self._run(ClearJob(self._index, self._velocity), 0.0)
 
-    async def fit(self, round: int) -> Fitted:  # noqa: A002 - the field's word
+    async def fit(self, round: int) -> Fitted:
         snapshot = SharedSnapshot(self._place.arena, self._place.layout.hash)
         job = FitJob(
             self._index,
@@ -110,7 +110,7 @@ class SimulatedLearner:
     async def aggregate(
         self,
         received: Mapping[PeerId, Model],
-        round: int,  # noqa: A002
+        round: int,
         *,
         degree: int,
         state: Any = None,
