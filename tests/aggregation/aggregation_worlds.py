@@ -13,7 +13,7 @@ def names(count):
     return tuple(f"peer{j}" for j in range(1, count + 1))
 
 
-def world(base, count, *, weights=None, samples=None, ids=None, founders=None, number=0):
+def world(base, count, *, weights=None, samples=None, ids=None, founders=None, number=0, rounds=20):
     """A context for ``count`` received rows; everybody is a founder and the weights are uniform unless said."""
     ids = names(count) if ids is None else ids
     weights = torch.full((count + 1,), 1 / (count + 1)) if weights is None else weights
@@ -24,6 +24,7 @@ def world(base, count, *, weights=None, samples=None, ids=None, founders=None, n
         graph_weights=weights,
         samples=samples or (1,) * (count + 1),
         round=number,
+        rounds=rounds,
         layout=Layout((), len(base), len(base)),
         founders=frozenset(ids) if founders is None else frozenset(founders),
     )
@@ -65,9 +66,9 @@ def length(vector):
     return math.sqrt(sum(float(value) ** 2 for value in vector))
 
 
-def slow_clip(rows, base, gate):
+def slow_clip(rows, base, gate, reach=10.0):
     norms = [length(row - base) for row in rows]
-    tau = median(norms)
+    tau = median(norms) if norms[0] == 0 else min(median(norms), reach * norms[0])
     clip = [1.0 if norm <= tau else tau / norm for norm in norms]
     passed = [1.0 if norm <= gate * tau else 0.0 for norm in norms]
     return tau, clip, passed

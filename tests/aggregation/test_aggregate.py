@@ -10,7 +10,9 @@ from coterie.aggregation import aggregate
 from coterie.errors import CoterieError, LayoutMismatch, PluginError, SpecError, TrainingDiverged
 from coterie.spec import Choice
 
-RULES = ("mean", "weighted_mean", "metropolis", "clip_and_trust")
+RULES = ("mean", "weighted_mean", "metropolis", "clip_and_trust", "krum", "multi_krum", "bulyan", "median")
+RULES += ("trimmed_mean", "geometric_median", "centred_clipping", "self_centred_clipping", "balance", "nnm")
+RULES += ("spectral", "spectral_history")
 
 
 def rule(name, **settings):

@@ -6,7 +6,7 @@ from aggregation_worlds import draw, world
 from hypothesis import given
 from hypothesis import strategies as some
 
-from coterie.aggregation import metropolis_weights
+from coterie.aggregation import aggregate, metropolis_weights
 from coterie.aggregation.means import mean, metropolis, weighted_mean
 from coterie.errors import SpecError
 
@@ -79,3 +79,25 @@ def test_a_neighbour_not_heard_leaves_its_weight_to_own():
 def test_degrees_that_cannot_be_are_refused(own, others):
     with pytest.raises(SpecError):
         metropolis_weights(own, others)
+
+
+@pytest.mark.parametrize("rule", [mean, weighted_mean, metropolis])
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_vectors_where_they_lie_give_what_their_matrix_gives(rule, count):
+    random = torch.Generator().manual_seed(count)
+    base, own = torch.randn(2, 50, generator=random)
+    received = [torch.randn(50, generator=random) for _ in range(count)]
+    context = world(base, count, samples=tuple(range(1, count + 2)))
+    matrix = torch.stack([own, *received])[1:]
+    whole, apart = (aggregate(rule, own, rows, context, None, None) for rows in (matrix, received))
+    torch.testing.assert_close(apart.vector, whole.vector)
+    assert apart.weights == whole.weights
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_vector_that_is_not_finite_is_refused_where_it_lies(bad):
+    base, own = torch.zeros(4), torch.ones(4)
+    received = [torch.full((4,), 2.0), torch.tensor([0.0, bad, 0.0, 0.0])]
+    outcome = aggregate(mean, own, received, world(base, 2), None, None)
+    assert outcome.refused == ("peer2",)
+    assert outcome.vector.tolist() == [1.5] * 4

@@ -51,7 +51,8 @@ def test_the_result_stays_within_the_clip_radius(seed, scales):
     base, own, received = scene(seed, scales)
     context = world(base, len(received))
     rows = torch.cat((own[None], received)).double() - base.double()
-    tau = float(np.median(rows.norm(dim=1).numpy()))
+    tau, step = float(np.median(rows.norm(dim=1).numpy())), float(rows[0].norm())
+    tau = min(tau, 10 * step) if step else tau
     for vector, weights, _ in (
         clip_and_trust(own, received, context, None, None),
         clip_and_trust_root(own, received, context, None, Root(own - base + torch.ones(30))),
@@ -214,3 +215,13 @@ def test_root_needs_a_root_sample_with_a_finite_gradient():
         aggregate(clip_and_trust_root, own, received, world(base, 2), None, None)
     with pytest.raises(TrainingDiverged):
         aggregate(clip_and_trust_root, own, received, world(base, 2), None, Root(torch.full((20,), torch.nan)))
+
+
+def test_a_majority_of_attackers_moves_a_peer_by_no_more_than_its_reach():
+    base, own, received = draw(5, 3, 50)
+    received[:2] = base + 1e6 * torch.randn(2, 50, generator=torch.Generator().manual_seed(1))
+    vector, _, _ = clip_and_trust(own, received, world(base, 3), None, None)
+    step = float((own - base).norm())
+    assert float((vector - base).norm()) <= 10 * step * 1.001
+    nearer, _, _ = clip_and_trust(own, received, world(base, 3), None, None, reach=2.0)
+    assert float((nearer - base).norm()) <= 2 * step * 1.001

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from coterie.aggregation import means, trust
+from coterie.aggregation import centres, coordinates, gates, krum, learned, means, mixing, spectral, trust
 from coterie.aggregation.interface import Aggregate, Context, Judge, Rule, State, aggregate
 from coterie.aggregation.weights import metropolis_weights
 
-__all__ = ["Aggregate", "Context", "Judge", "Rule", "State", "aggregate", "means", "metropolis_weights", "trust"]
+__all__ = [
+    "Aggregate",
+    "Context",
+    "Judge",
+    "Rule",
+    "State",
+    "aggregate",
+    "centres",
+    "coordinates",
+    "gates",
+    "krum",
+    "learned",
+    "means",
+    "metropolis_weights",
+    "mixing",
+    "spectral",
+    "trust",
+]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 
+from coterie.aggregation.rows import Rows
 from coterie.errors import CoterieError, LayoutMismatch, PluginError, TrainingDiverged
 from coterie.layout import Layout
 from coterie.spec import Choice
@@ -27,13 +29,15 @@ class Context:
     samples: tuple[int, ...]
     """Training samples of each peer, n + 1 entries, own first."""
     round: int
+    rounds: int
+    """How many rounds the federation has; ``round`` counts them from 0."""
     layout: Layout
     founders: frozenset[str]
     """Peers that were members from the start. Only for membership tests: its order has no meaning."""
 
 
 class Judge(Protocol):
-    """Loss and gradient on a peer's held-out data, or on the public root sample."""
+    """Loss and gradient on a peer's held-out data or on the public root sample, and outputs on its training data."""
 
     def loss(self, vector: torch.Tensor) -> float:
         """Mean loss of the model ``vector``, shape (d,), on the held-out data."""
@@ -45,6 +49,13 @@ class Judge(Protocol):
 
     def root_gradient(self, vector: torch.Tensor) -> torch.Tensor:
         """Gradient of the mean loss on the root sample. Raises SpecError when the spec has no root sample."""
+        ...
+
+    def training_outputs(self, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs of the model ``vector`` on the peer's own training data, and the labels.
+
+        Shapes (m, classes), float32, and (m,), int64; in evaluation mode, in the same order for every vector.
+        """
         ...
 
 
@@ -76,7 +87,7 @@ class Aggregate:
 def aggregate(
     rule: Callable[..., Any],
     own: torch.Tensor,
-    received: torch.Tensor,
+    received: Rows,
     context: Context,
     state: State,
     judge: Judge | None,
@@ -84,12 +95,18 @@ def aggregate(
     """Refuse rows that are not finite, apply ``rule`` to the others and check what it returns.
 
     ``own`` has shape (d,), ``received`` (n, d), both float32. A refused row's graph weight goes to ``own``. With no
-    rows left the rule is called with n = 0. ``judge`` may be None for a rule that asks nothing of it.
+    rows left the rule is called with n = 0. ``judge`` may be None for a rule that asks nothing of it. A linear rule may
+    be given a list of vectors of the right shape: if their sum is finite each of them is, so they are read once.
 
     Raises LayoutMismatch for a wrong shape or dtype, TrainingDiverged when ``own`` or the base is not finite, and
     PluginError when the rule raises anything but a CoterieError or returns what is not a result.
     """
     where = f"peer {context.own_id[:12]}, round {context.round}"
+    if not isinstance(received, torch.Tensor):
+        at_once = _combine_at_once(rule, own, received, context, state)
+        if at_once is not None:
+            return at_once
+        received = torch.stack([*received]) if received else own.new_empty(0, len(own))
     _check_shapes(own, received, context, where)
     for vector, what in ((own, "the peer's own vector"), (context.base, "the vector before the local steps")):
         if not _finite(vector):
@@ -113,6 +130,18 @@ def aggregate(
             where=where,
             remedy="A rule returns (vector (d,) float32, weights (n + 1,) own first, state), all finite.",
         )
+    return _outcome(result, context, refused)
+
+
+def _combine_at_once(
+    rule: Callable[..., Any], own: torch.Tensor, received: Sequence[torch.Tensor], context: Context, state: State
+) -> Aggregate | None:
+    """What a linear rule makes of vectors where they lie; None where the sum is not finite: then look closer."""
+    result = rule(own, received, context, state, None)
+    return _outcome(result, context, ()) if _finite(result[0]) and _finite(result[1]) else None
+
+
+def _outcome(result: tuple[torch.Tensor, torch.Tensor, State], context: Context, refused: tuple[str, ...]) -> Aggregate:
     vector, weights, state = result
     trust = state.get("trust") if isinstance(state, Mapping) else None
     return Aggregate(
@@ -149,7 +178,7 @@ def _check_shapes(own: torch.Tensor, received: torch.Tensor, context: Context, w
 
 def _finite(vector: torch.Tensor) -> bool:
     """A finite sum proves that all terms are finite, in one fast pass; otherwise look at the extremes."""
-    if vector.numel() == 0 or bool(vector.sum().isfinite()):
+    if vector.numel() == 0 or math.isfinite(float(vector.sum())):
         return True
     least, greatest = vector.aminmax()
     return bool(least.isfinite()) and bool(greatest.isfinite())
@@ -159,7 +188,10 @@ def _refuse(received: torch.Tensor, context: Context) -> tuple[torch.Tensor, Con
     """The finite rows and their context; no copy when all are."""
     if received.numel() == 0:
         return received, context, ()
-    finite = received.sum(dim=1).isfinite()
+    sums = received.sum(dim=1)
+    if math.isfinite(float(sums.sum())):
+        return received, context, ()
+    finite = sums.isfinite()
     for j in (~finite).nonzero().flatten().tolist():
         finite[j] = _finite(received[j])  # the sum of large finite values may overflow
     if bool(finite.all()):
@@ -181,7 +213,13 @@ def _fault(result: object, shape: torch.Size, count: int) -> str:
     """What is wrong with a rule's ``result``; empty when nothing is."""
     if not isinstance(result, tuple) or len(result) != 3:
         return f"{type(result).__name__}, not three things"
-    vector, weights, _ = result
+    vector, weights, state = result
+    trust = state.get("trust") if isinstance(state, Mapping) else None
+    if trust is not None and not (
+        isinstance(trust, Mapping)
+        and all(isinstance(peer, str) and isinstance(value, int | float) for peer, value in trust.items())
+    ):
+        return 'a state whose "trust" is no dict from peer id to float'
     for tensor, wanted, what in ((vector, shape, "vector"), (weights, torch.Size([count]), "weights")):
         if not isinstance(tensor, torch.Tensor):
             return f"{type(tensor).__name__} as {what}, not a tensor"

@@ -5,7 +5,7 @@ Rows are a peer's own vector and the n received ones, always in this order: smal
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -19,19 +19,38 @@ _FLOAT32_ERROR, _FLOAT64_ERROR = 1e-5, 1e-12
 """Bounds, with a margin, on the relative error of sums of squares and products taken in float32 and float64."""
 
 Floats = NDArray[np.float64]
+Rows = torch.Tensor | Sequence[torch.Tensor]
+"""The n received vectors: a matrix (n, d), or n vectors (d,) that lie anywhere."""
 
 
-def combine(
-    own: torch.Tensor, received: torch.Tensor, weights: Floats, base: torch.Tensor | None = None
-) -> torch.Tensor:
+def combine(own: torch.Tensor, received: Rows, weights: Floats, base: torch.Tensor | None = None) -> torch.Tensor:
     """w_0 own + sum_j w_j received_j, plus (1 - sum w) base where a base is given; shape (d,), float32.
 
     With a base this is base + sum_j w_j (M_j - base), M_j being the rows, but it reads the memory once and makes no
     matrix of differences. Weights that are not negative and sum to at most 1 cannot overflow, whatever the finite rows.
     """
     rounded = torch.from_numpy(weights.astype(np.float32))
-    mixed = torch.addmv(own, received.t(), rounded[1:], beta=float(rounded[0]))
+    if isinstance(received, torch.Tensor):
+        mixed = torch.addmv(own, received.t(), rounded[1:], beta=float(rounded[0]))
+    else:
+        mixed = own * rounded[0]
+        for row, weight in zip(received, rounded[1:].tolist(), strict=True):
+            mixed.add_(row, alpha=weight)
     return mixed if base is None else mixed.add_(base, alpha=1.0 - float(rounded.double().sum()))
+
+
+def products_with(direction: torch.Tensor, own: torch.Tensor, received: torch.Tensor) -> Floats:
+    """<direction, M_j - own> for each row M_j, own first (0): shape (n + 1,), in float64.
+
+    The difference is taken before the product, so that rows close to each other keep their digits.
+    """
+    size = len(own)
+    width = max(256, _PIECE // (len(received) + 1))
+    found = torch.zeros(len(received), dtype=torch.float64)
+    for start in range(0, size, width):
+        part = slice(start, start + width)
+        found += (received[:, part].double() - own[part]) @ direction[part].double()
+    return np.append(0.0, found.numpy())
 
 
 def distances(rows: Iterable[torch.Tensor], origin: torch.Tensor) -> Floats:
@@ -75,7 +94,7 @@ def near_rows(
         doubt = _in_doubt(low, high, tolerance, upper_triangle)
         if whole and doubt.any():
             centre = rows[int(np.argmax((doubt | doubt.T).sum(axis=0)))]
-            low, high = _gram_bounds(_products(own, received, centre), _FLOAT64_ERROR)
+            low, high = _gram_bounds(wide_products(own, received, centre), _FLOAT64_ERROR)
             doubt = _in_doubt(low, high, tolerance, upper_triangle)
         if whole or doubt.sum() <= _MANY_PAIRS:
             for j in np.flatnonzero(doubt.any(axis=1)):
@@ -130,7 +149,7 @@ def _sample(own: torch.Tensor, received: torch.Tensor, base: torch.Tensor) -> Fl
     return np.asarray((moves @ moves.t()).double().numpy())
 
 
-def _products(own: torch.Tensor, received: torch.Tensor, origin: torch.Tensor) -> Floats:
+def wide_products(own: torch.Tensor, received: torch.Tensor, origin: torch.Tensor) -> Floats:
     """Gram matrix of the rows minus ``origin``, in float64, piece by piece."""
     count, size = len(received) + 1, len(origin)
     width = max(256, 4 * _PIECE // count)

@@ -2,8 +2,9 @@
 
 Symbols: x = the vector before the local steps (``context.base``); M_j = the vectors, j = 0 own, then the n received;
 U_j = M_j - x the moves; n_j = |U_j| their Euclidean norms; tau = median of all n_j, own included (the ordinary median:
-the mean of the two middle ones for an even count); c_j = min(1, tau / n_j) clips, with c_j = 1 where n_j <= tau (also
-for tau = 0); ok_j = [n_j <= gate tau] is the gate.
+the mean of the two middle ones for an even count), but at most reach n_0 where the own move is not 0: where most of
+those heard in a round are malicious, the median is theirs, and the own move alone is honest; c_j = min(1, tau / n_j)
+clips, with c_j = 1 where n_j <= tau (also for tau = 0); ok_j = [n_j <= gate tau] is the gate.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from coterie.errors import SpecError, TrainingDiverged
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Gate = Annotated[float, Field(ge=1)]
+Reach = Annotated[float, Field(ge=1)]
 
 
 @registry.rules.register("clip_and_trust")
@@ -35,6 +37,7 @@ def clip_and_trust(
     *,
     memory: Share = 0.8,
     gate: Gate = 3.0,
+    reach: Reach = 10.0,
     duplicate_tolerance: Share = 1e-3,
     newcomer_trust: Annotated[float, Field(ge=0, le=1)] = 0.05,
 ) -> Result:
@@ -52,15 +55,17 @@ def clip_and_trust(
 
     ``memory``: raise it if honest peers lose trust over a bad round, lower it to forget attackers' good conduct faster.
     ``gate``: lower it if large moves still do harm; honest peers with unusual data are gated first.
+    ``reach``: lower it, to 3 say, where a peer may hear more attackers than honest peers in a round (a small fanout);
+    too low, it slows peers whose own data move them little.
     ``duplicate_tolerance``: 0 counts only identical vectors as one.
 
     ``own`` (d,), ``received`` (n, d), float32. State: {"trust": {peer id: T_j}}. Source: centred clipping around the
     own vector as in Karimireddy, He and Jaggi, "Learning from history for Byzantine robust optimization", 2021, and
-    He, Karimireddy and Jaggi, "Byzantine-robust decentralized learning via ClippedGossip", 2022; the median radius,
+    He, Karimireddy and Jaggi, "Byzantine-robust decentralized learning via ClippedGossip", 2022; the radius,
     the trust and the counting of duplicates are Coterie's own.
     """
     norms = distances((own, *received), context.base)
-    _, clip, passed = _clip(norms, gate)
+    _, clip, passed = _clip(norms, gate, reach)
     known: dict[str, float] = (state or {}).get("trust", {})
     old = np.array([known.get(peer, 1.0 if peer in context.founders else newcomer_trust) for peer in context.peer_ids])
     trust = np.append(1.0, memory * old + (1.0 - memory) * (passed * clip)[1:])
@@ -72,7 +77,7 @@ def clip_and_trust(
     return _mix(own, received, context.base, weights, clip, state)
 
 
-@registry.rules.register("clip_and_trust_root")
+@registry.rules.register("clip_and_trust_root", root=True)
 def clip_and_trust_root(
     own: torch.Tensor,
     received: torch.Tensor,
@@ -82,6 +87,7 @@ def clip_and_trust_root(
     *,
     memory: Share = 0.9,
     gate: Gate = 3.0,
+    reach: Reach = 10.0,
     margin: Annotated[float, Field(gt=0, le=1)] = 0.1,
 ) -> Result:
     """Clip and gate moves, and weigh each by how its running mean agrees with the gradient on the root sample.
@@ -94,6 +100,7 @@ def clip_and_trust_root(
 
     The own move is judged like the others. The graph's weights are not used. Holds against colluders that stay within
     the norm, which geometry alone does not see. ``margin``: the cosine that earns full weight; raise it to be stricter.
+    ``gate`` and ``reach`` are those of clip_and_trust.
 
     ``own`` (d,), ``received`` (n, d), float32. State: {"trust": {peer id: clamped cosine}, "moves": {peer id: E_j},
     "root": E_root}, a vector for each peer ever heard. Raises SpecError without a root sample, TrainingDiverged when
@@ -102,7 +109,7 @@ def clip_and_trust_root(
     """
     if judge is None:
         raise SpecError("clip_and_trust_root needs a root sample", where="data.root", remedy="Set data.root, e.g. 100.")
-    tau, clip, passed = _clip(distances((own, *received), context.base), gate)
+    tau, clip, passed = _clip(distances((own, *received), context.base), gate, reach)
     old = state or {"trust": {}, "moves": {}, "root": None}
     root = _root_direction(judge, context, tau, old["root"], memory)
     moves = dict(old["moves"])
@@ -118,9 +125,11 @@ def clip_and_trust_root(
     return _mix(own, received, context.base, passed * agreement, clip, state)
 
 
-def _clip(norms: Floats, gate: float) -> tuple[float, Floats, NDArray[np.bool_]]:
+def _clip(norms: Floats, gate: float, reach: float) -> tuple[float, Floats, NDArray[np.bool_]]:
     """tau, c (n + 1,) and ok (n + 1,) from the norms of the moves."""
     tau = float(np.median(norms))
+    if norms[0] > 0:
+        tau = min(tau, reach * float(norms[0]))
     clip = np.ones_like(norms)
     np.divide(tau, norms, out=clip, where=norms > tau)
     return tau, clip, norms <= gate * tau
