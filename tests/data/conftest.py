@@ -31,6 +31,7 @@ def make_spec(*, peers: int = 5, seed: int = 7, partition: str = "iid", base: Pa
         faults=spec.FaultsTable(),
         run=spec.RunTable(),
         evaluation=spec.EvaluationTable(),
+        matrix=None,
         protocol=spec.Choice(unused, {}),
         dataset=unused,
         loss=unused,

@@ -1,7 +1,8 @@
 """Poisoned data: attacks that falsify a malicious peer's labels before it trains.
 
-An attack with the trait ``poisons="data"`` is ``attack(labels (n,) int64, classes, rng, **settings) -> labels``; it
-returns a new array and draws from ``rng`` only.
+Such an attack has the trait ``poisons="data"`` and is ``attack(labels (n,) int64, classes, rng, **settings) ->
+labels``; it returns a new array and draws from ``rng`` only. The trait ``aims`` is a function of the settings that says
+which class is to be taken for which.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from coterie import registry
 from coterie.errors import SpecError
 
 Labels = NDArray[np.int64]
+_ONE_SEVEN = {"1": 7}
 
 
 def _text_keys(value: Any) -> Any:
@@ -50,7 +52,13 @@ def shuffled_labels(
     return relabelling[labels]
 
 
-@registry.attacks.register("label_flip", poisons="data")
+def _flips(map: Mapping[str, int] | None) -> dict[int, int]:
+    """From class to class as numbers; what stays as it is, and keys that are no class, left out."""
+    pairs = (_ONE_SEVEN if map is None else map).items()
+    return {int(key): target for key, target in pairs if key.isdecimal() and int(key) != target}
+
+
+@registry.attacks.register("label_flip", poisons="data", aims=_flips)
 def label_flip(
     labels: Labels,
     classes: int,
@@ -65,7 +73,7 @@ def label_flip(
     sybils in federated learning poisoning", 2018.
     """
     relabelling = np.arange(classes)
-    for key, target in ({"1": 7} if map is None else map).items():
+    for key, target in (_ONE_SEVEN if map is None else map).items():
         source = int(key) if key.isdecimal() else -1
         if not (0 <= source < classes and 0 <= target < classes):
             raise SpecError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coterie.data.dataset import Dataset, Floats, Integers, split_test, standardise
+from coterie.data.dataset import Dataset, Floats, Integers, split_test
 from coterie.registry import datasets
 
 
@@ -26,13 +26,11 @@ def digits(argument: str, data_dir: Path | None) -> tuple[Floats, Integers]:
 def breast_cancer(argument: str, data_dir: Path | None) -> Dataset:
     """Breast cancer Wisconsin, 569 rows of 30 features, benign or malignant; comes with scikit-learn.
 
-    Features are standardised with the statistics of all training samples. In a real federation nobody has those: such
-    a scaling has to be agreed among the peers first. Source: Wolberg, Street and Mangasarian, UCI, 1995.
+    Features are scaled as ``data.scaling`` says. Source: Wolberg, Street and Mangasarian, UCI, 1995.
     """
     from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer()
     labels = bunch.target.astype(np.int64)
     kept, test = split_test(labels, "breast_cancer")
-    x_train, x_test = standardise(bunch.data[kept], bunch.data[test])
-    return Dataset("breast_cancer", x_train, labels[kept], x_test, labels[test], classes=2)
+    return Dataset("breast_cancer", bunch.data[kept], labels[kept], bunch.data[test], labels[test], 2, unscaled=True)

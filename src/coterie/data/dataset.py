@@ -25,17 +25,19 @@ class Dataset:
     """A classification dataset in memory: ``n`` training samples of one shape, and a test set nobody trains on."""
 
     name: str
-    x_train: Floats
+    x_train: Array
     """(n, \\*shape), float32, C-contiguous, finite."""
     y_train: Integers
     """(n,), int64, from 0 to classes - 1."""
-    x_test: Floats
+    x_test: Array
     """(m, \\*shape), float32, C-contiguous, finite."""
     y_test: Integers
     """(m,), int64, from 0 to classes - 1."""
     classes: int
     groups: Integers | None = None
     """(n,), int64: which file a training sample came from, for the partition ``files``."""
+    unscaled: bool = False
+    """Columns of a table as they were measured: features are float64, and ``scaling.scale`` makes float32 of them."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -101,25 +103,11 @@ def split_test(labels: Integers, where: str) -> tuple[Integers, Integers]:
     return np.setdiff1d(np.arange(len(labels), dtype=np.int64), test, assume_unique=True), test
 
 
-def standardise(train: Array, test: Array) -> tuple[Floats, Floats]:
-    """Both (n, d) arrays as float32 columns of mean 0 and standard deviation 1 over ``train``; constant columns are 0.
-
-    The statistics are those of all training samples together. In a real federation nobody has those: the peers have to
-    agree on a mean and a scale for each column before they start.
-    """
-    train, test = train.astype(np.float64), test.astype(np.float64)
-    scale = np.abs(train).max(axis=0)  # first, so that the squares of very large columns stay finite
-    scale[scale == 0] = 1.0
-    train, test = train / scale, test / scale
-    mean, deviation = train.mean(axis=0), train.std(axis=0)
-    deviation[deviation <= 1e-12] = np.inf  # nothing but rounding varies
-    return ((train - mean) / deviation).astype(np.float32), ((test - mean) / deviation).astype(np.float32)
-
-
 def _admit_dataset(given: Dataset) -> Dataset:
     name = given.name
-    x_train, y_train = _side(name, "train", given.x_train, given.y_train)
-    x_test, y_test = _side(name, "test", given.x_test, given.y_test)
+    kind = np.float64 if given.unscaled else np.float32
+    x_train, y_train = _side(name, "train", given.x_train, given.y_train, kind)
+    x_test, y_test = _side(name, "test", given.x_test, given.y_test, kind)
     if isinstance(given.classes, bool) or not isinstance(given.classes, (int, np.integer)):
         raise DataError(f"classes is {given.classes!r}", where=name, remedy="Give the number of classes.")
     for side, labels in (("train", y_train), ("test", y_test)):
@@ -137,7 +125,7 @@ def _admit_dataset(given: Dataset) -> Dataset:
             raise DataError(
                 f"{len(groups)} groups for {len(x_train)} samples", where=name, remedy="Give one a training sample."
             )
-    return _agreed(Dataset(name, x_train, y_train, x_test, y_test, int(given.classes), groups))
+    return _agreed(Dataset(name, x_train, y_train, x_test, y_test, int(given.classes), groups, given.unscaled))
 
 
 def _agreed(dataset: Dataset) -> Dataset:
@@ -167,8 +155,8 @@ def _infer_classes(name: str, labels: list[Integers]) -> int:
     return largest + 1
 
 
-def _side(name: str, side: str, x: Any, y: Any) -> tuple[Floats, Integers]:
-    features, labels = _features(f"{name} x_{side}", x), _labels(f"{name} y_{side}", y)
+def _side(name: str, side: str, x: Any, y: Any, kind: Any = np.float32) -> tuple[Array, Integers]:
+    features, labels = _features(f"{name} x_{side}", x, kind), _labels(f"{name} y_{side}", y)
     if len(features) != len(labels):
         raise DataError(
             f"{len(features)} samples but {len(labels)} labels", where=f"{name} {side}", remedy="Give one label each."
@@ -191,19 +179,19 @@ def _array(where: str, value: Any) -> Array:
     return array
 
 
-def _features(where: str, value: Any) -> Floats:
+def _features(where: str, value: Any, kind: Any) -> Array:
     array = _array(where, value)
     if array.ndim < 2:
         raise DataError(f"the shape is {array.shape}", where=where, remedy="Give (samples, features) or more axes.")
     with np.errstate(over="ignore", invalid="ignore"):
-        result = np.ascontiguousarray(array, dtype=np.float32)
+        result = np.ascontiguousarray(array, dtype=kind)
         # A float64 sum of float32 numbers cannot overflow: it is finite if and only if each of them is.
-        finite = np.isfinite(result.sum(dtype=np.float64))
+        finite = np.isfinite(result.sum(dtype=np.float64)) or np.isfinite(result).all()
     if not finite:
         row, *place = (int(i) for i in np.argwhere(~np.isfinite(result))[0])
         column = place[0] if len(place) == 1 else place
         raise DataError(
-            f"row {row}, column {column} is {array[(row, *place)]}, which is not a finite float32",
+            f"row {row}, column {column} is {array[(row, *place)]}, which is not a finite {np.dtype(kind)}",
             where=where,
             remedy="Replace or drop such values (both are counted from 0).",
         )

@@ -52,11 +52,10 @@ def divide(spec: Spec, dataset: Dataset) -> Division:
         )
     choice = spec.choices["data"]
     rng = seeds.generator(spec.seed, "data", "partition")
-    available = _only(dataset, rest)
-    if plugins.is_plugin(choice.component, partitions):
-        parts = plugins.call(choice.component, choice, available, peers, rng)
-    else:
-        parts = choice(available, peers, rng)
+    own = plugins.is_plugin(choice.component, partitions)
+    available = _only(dataset, rest, with_samples=own)
+    asked = (available, peers, rng)
+    parts = plugins.call(choice.component, choice, *asked) if own else choice(*asked)
     train, validation = [], []
     for peer, part in enumerate(_checked(choice.component, parts, peers, len(rest))):
         mixed = seeds.generator(spec.seed, "data", "peer", peer).permutation(rest[part])[: table.samples_per_peer]
@@ -93,12 +92,13 @@ def _root(dataset: Dataset, size: int, seed: int) -> Integers:
     return np.sort(np.concatenate(chosen))
 
 
-def _only(dataset: Dataset, kept: Integers) -> Dataset:
-    """``dataset`` with the training samples ``kept`` alone."""
+def _only(dataset: Dataset, kept: Integers, *, with_samples: bool) -> Dataset:
+    """``dataset`` with the training samples ``kept`` alone; without their features, which are large, on request."""
     if len(kept) == len(dataset.y_train):
         return dataset
     groups = None if dataset.groups is None else dataset.groups[kept]
-    return dataclasses.replace(dataset, x_train=dataset.x_train[kept], y_train=dataset.y_train[kept], groups=groups)
+    samples = dataset.x_train[kept] if with_samples else dataset.x_train[:0]
+    return dataclasses.replace(dataset, x_train=samples, y_train=dataset.y_train[kept], groups=groups)
 
 
 def _checked(component: Component, parts: Any, peers: int, samples: int) -> Sequence[Integers]:

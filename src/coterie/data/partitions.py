@@ -38,15 +38,18 @@ def dirichlet(dataset: Dataset, peers: int, rng: np.random.Generator, *, alpha: 
     """
     by_class = _by_class(dataset.y_train)
     sizes = np.array([len(members) for members in by_class])
+    served = 0
     for _ in range(REDRAWS):
         cuts = _cuts(rng.dirichlet(np.full(peers, alpha), size=len(sizes)), sizes)
         counts = np.diff(cuts, axis=1)
-        if counts.sum(axis=0).min() >= MINIMUM:
+        enough = int((counts.sum(axis=0) >= MINIMUM).sum())
+        if enough == peers:
             break
+        served = max(served, enough)
     else:
         raise DataError(
-            f"in {REDRAWS} draws with alpha = {alpha:g}, never did each of {peers} peers get {MINIMUM} of the "
-            f"{sizes.sum()} samples",
+            f"every peer needs {MINIMUM} samples, one to train on and one to hold out, but in the best of {REDRAWS} "
+            f"draws with alpha = {alpha:g} only {served} of {peers} peers got them from the {sizes.sum()} samples",
             where="data.partition",
             remedy="Raise data.alpha, lower federation.peers, or use the partition 'iid' or 'quantity'.",
         )

@@ -55,6 +55,19 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "coterie"
 
 
+def folders(dataset: str, data_dir: Path | None) -> list[Path]:
+    """Where the user may keep the files of ``dataset``, in the order of the search, the cache left out.
+
+    ``data_dir`` and the folder in COTERIE_DATA, and in each the folder named ``dataset``. Raises DataError where
+    ``data_dir`` does not exist.
+    """
+    if data_dir is not None and not data_dir.is_dir():
+        raise DataError(f"there is no folder {data_dir}", where="--data-dir", remedy="Name an existing folder.")
+    variable = os.environ.get(VARIABLE)
+    bases = [base for base in (data_dir, Path(variable) if variable else None) if base is not None]
+    return [folder for base in bases for folder in (base, base / dataset)]
+
+
 def obtain(
     dataset: str, files: Sequence[PublishedFile], mirrors: Sequence[str], data_dir: Path | None
 ) -> dict[str, Path]:
@@ -67,14 +80,10 @@ def obtain(
     Raises DataError where ``data_dir`` does not exist, where a folder holds only some of the files, and where a
     download fails.
     """
-    if data_dir is not None and not data_dir.is_dir():
-        raise DataError(f"there is no folder {data_dir}", where="--data-dir", remedy="Name an existing folder.")
-    variable = os.environ.get(VARIABLE)
-    for base in (data_dir, Path(variable) if variable else None):
-        for folder in (base, base / dataset) if base is not None else ():
-            found = {file.name: path for file in files if (path := file.within(folder))}
-            if found:
-                return _complete(dataset, files, found, folder)
+    for folder in folders(dataset, data_dir):
+        found = {file.name: path for file in files if (path := file.within(folder))}
+        if found:
+            return _complete(dataset, files, found, folder)
     cache = cache_dir() / dataset
     paths = {file.name: file.within(cache) for file in files}
     _warn_of_changes([(file, path) for file in files if (path := paths[file.name])])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coterie.data.dataset import Array, Dataset, Integers, split_test, standardise
+from coterie.data.dataset import Array, Dataset, Integers, split_test
 from coterie.errors import DataError
 from coterie.registry import datasets
 
@@ -25,13 +25,12 @@ def csv(argument: str, data_dir: Path | None) -> Dataset:
     PATH is a file, a folder (its ``*.csv`` and ``*.csv.gz``) or a pattern such as ``sites/*.csv``; files end in
     ``.gz`` where gzipped and are read as UTF-8. Each file is one group, in sorted order, for the partition ``files``.
     A first row in which no feature is a number is a header; all files have the same one, or none. Labels are integers
-    or words; classes are numbered 0, 1 ... in their sorted order. Features are standardised with the statistics of all
-    training samples together; in a real federation such a scaling has to be agreed among the peers first.
+    or words; classes are numbered 0, 1 ... in their sorted order. Features are scaled as ``data.scaling`` says.
 
     Raises DataError naming file, line and column of the first value that is no finite number, for rows of different
     lengths, and for files that cannot be read.
     """
-    sheets = [_read(path) for path in _paths(Path(argument))]
+    sheets = [read_sheet(path) for path in _paths(Path(argument))]
     first = sheets[0]
     for sheet in sheets[1:]:
         if sheet.header != first.header or sheet.features.shape[1] != first.features.shape[1]:
@@ -41,16 +40,19 @@ def csv(argument: str, data_dir: Path | None) -> Dataset:
                 remedy="Give all files the same columns in the same order, and the same header or none.",
             )
     features = np.concatenate([sheet.features for sheet in sheets])
-    labels, classes = _classes(sheets)
+    labels, classes = classes_of(sheets)
     groups = np.repeat(np.arange(len(sheets)), [len(sheet.labels) for sheet in sheets])
     name = f"csv:{argument}"
     kept, test = split_test(labels, name)
-    x_train, x_test = standardise(features[kept], features[test])
-    return Dataset(name, x_train, labels[kept], x_test, labels[test], classes, groups[kept])
+    return Dataset(
+        name, features[kept], labels[kept], features[test], labels[test], classes, groups[kept], unscaled=True
+    )
 
 
 @dataclass(frozen=True)
-class _Sheet:
+class Sheet:
+    """One CSV file, read."""
+
     path: Path
     header: list[str] | None
     features: Array
@@ -79,7 +81,8 @@ def _paths(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def _read(path: Path) -> _Sheet:
+def read_sheet(path: Path) -> Sheet:
+    """The rows of a CSV file; see ``csv``. Raises DataError as it does."""
     try:
         with (
             gzip.open(path, "rt", encoding="utf-8-sig", newline="")
@@ -105,7 +108,7 @@ def _read(path: Path) -> _Sheet:
             raise DataError(f"{len(row)} columns, not {width}", where=f"{path} line {line}", remedy="Mend that row.")
     lines = [line for line, _ in numbered]
     cells = [row[:-1] for _, row in numbered]
-    return _Sheet(path, header, _numbers(path, header, lines, cells), [row[-1].strip() for _, row in numbered], lines)
+    return Sheet(path, header, _numbers(path, header, lines, cells), [row[-1].strip() for _, row in numbered], lines)
 
 
 def _numbers(path: Path, header: list[str] | None, lines: list[int], cells: list[list[str]]) -> Array:
@@ -135,7 +138,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _classes(sheets: list[_Sheet]) -> tuple[Integers, int]:
+def classes_of(sheets: list[Sheet]) -> tuple[Integers, int]:
     """Each row's class, int64, and how many there are. Labels are numbers only if all of them are."""
     words = [label for sheet in sheets for label in sheet.labels]
     if all(_is_number(word) for word in words):
