@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from coterie.errors import TrainingDiverged, VectorBusy
+from coterie.errors import PluginError, TrainingDiverged, VectorBusy
 from coterie.layout import Layout
 from coterie.spec import TrainingTable
 from coterie.training import optimizers
+from coterie.training.engine import Engine
+from coterie.training.figures import Tally
 from coterie.training.vector import VectorModule
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -30,11 +32,13 @@ class FitReport:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and share of right answers (largest output) over ``samples``."""
+    """Mean loss and share of right answers (largest output) over ``samples``; the rest where a Tally was kept."""
 
     loss: float
     accuracy: float
     samples: int
+    attack_rate: float | None = None
+    auc: float | None = None
 
 
 @dataclass
@@ -49,10 +53,15 @@ class FitState:
 
 
 class Learner:
-    """Trains any ``nn.Module`` with any loss ``loss(outputs, labels) -> scalar`` on the flat vector it lives in."""
+    """Trains any ``nn.Module`` with any loss ``loss(outputs, labels) -> scalar`` on the flat vector it lives in.
 
-    def __init__(self, module: nn.Module, loss: Loss, table: TrainingTable) -> None:
+    Plain sequences of layers run on the kernels of ``coterie.training.kernels``, which give autograd's numbers within
+    rounding; everything else, and with ``exact_kernels`` everything, runs on autograd.
+    """
+
+    def __init__(self, module: nn.Module, loss: Loss, table: TrainingTable, *, exact_kernels: bool = False) -> None:
         self._bound = VectorModule(module)
+        self._engine = None if exact_kernels else Engine(self._bound, loss)
         self._loss, self._table = loss, table
         self._fitting = False
         rows = optimizers.state_rows(table)
@@ -85,17 +94,23 @@ class Learner:
     def batches(self, samples: int, steps: int | None, seed: int) -> Iterator[torch.Tensor]:
         """Minibatches of positions 0..samples-1, int64: ``steps`` of them, or one epoch after another if None.
 
-        Samples are drawn without replacement, reshuffled for each pass; a pass may end within a batch.
+        Samples are drawn without replacement, reshuffled for each pass; a pass may end within a batch. Of ``seed``,
+        torch's generator takes the low 32 bits.
         """
+        order, sizes = self.order(samples, steps, seed)
+        yield from order.split(sizes)  # type: ignore[no-untyped-call]
+
+    def order(self, samples: int, steps: int | None, seed: int) -> tuple[torch.Tensor, list[int]]:
+        """The positions of all minibatches, one after another, and the sizes of the minibatches."""
         generator = torch.Generator().manual_seed(seed)
         size = min(self._table.batch_size, samples)
-        if steps is None:
-            for _ in range(self._table.local_epochs or 1):
-                yield from torch.randperm(samples, generator=generator).split(size)  # type: ignore[no-untyped-call]
-            return
-        passes = math.ceil(steps * size / samples)
-        order = torch.cat([torch.randperm(samples, generator=generator) for _ in range(passes)])
-        yield from order[: steps * size].split(size)  # type: ignore[no-untyped-call]
+        passes = self._table.local_epochs or 1 if steps is None else math.ceil(steps * size / samples)
+        drawn = [torch.randperm(samples, generator=generator) for _ in range(passes)]
+        order = drawn[0] if passes == 1 else torch.cat(drawn)
+        if steps is not None:
+            return order[: steps * size], [size] * steps
+        whole, rest = divmod(samples, size)
+        return order, ([size] * whole + [rest] * (rest > 0)) * passes
 
     def fit(
         self,
@@ -128,55 +143,87 @@ class Learner:
         if not bound.module.training:
             bound.module.train()
         bound.load_copies()
-        bound.attach_gradient()
         self._fitting = True
         try:
-            for positions in self.batches(len(indices), steps, seed):
-                chosen = indices.index_select(0, positions)
-                bound.gradient.zero_()
-                loss = self._loss(bound.module(x.index_select(0, chosen)), y.index_select(0, chosen))
-                loss.backward()  # type: ignore[no-untyped-call]
-                bound.collect_gradient()
+            order, sizes = self.order(len(indices), steps, seed)
+            batches = indices.index_select(0, order).split(sizes)  # type: ignore[no-untyped-call]
+            at_once = lr if optimizers.is_plain(table) else None
+            by_hand = None if self._engine is None else self._engine.losses(x, y, batches, at_once)
+            descended = by_hand is not None and at_once is not None
+            for loss in by_hand or self._autograd(x, y, batches):
+                state.count += 1
+                if descended:
+                    if state.velocity is not None:
+                        parameters.sub_(state.velocity, alpha=lr * table.quasi_global_momentum)
+                    losses.append(loss)
+                    continue
                 gradient = bound.gradient
                 if table.proximal and base is not None:
                     gradient.add_(parameters - base[: self.layout.trainable], alpha=table.proximal)
-                optimizers.clip(gradient, table.clip)
-                if state.velocity is not None:
-                    gradient.add_(state.velocity, alpha=table.quasi_global_momentum)
-                state.count += 1
-                optimizers.step(table, parameters, gradient, rows, state.count, lr)
+                scale = optimizers.clip_scale(gradient, table.clip)
+                optimizers.step(
+                    table, parameters, gradient, rows, state.count, lr, scale=scale, velocity=state.velocity
+                )
                 bound.store_copies()
                 bound.load_copies()
-                losses.append(loss.detach())
+                losses.append(loss)
         finally:
             self._fitting = False
             bound.verify()  # a module that left its vector is also the cause of most other errors here
         mean = float(torch.stack(losses).double().mean())
-        if not math.isfinite(mean) or not _finite(bound.vector):
-            raise TrainingDiverged(
-                "the loss or a parameter is no longer finite",
-                remedy="Lower training.lr, or set training.clip.",
-            )
+        require_finite(mean, bound.vector)
         return FitReport(mean, len(losses))
 
-    def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> Evaluation:
-        """Loss and accuracy of the bound vector on ``x`` (n, *shape) and ``y`` (n,); no gradient, evaluation mode."""
+    def _autograd(self, x: torch.Tensor, y: torch.Tensor, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """For each batch of positions (B,), its gradient in the bound module's ``gradient``, and its loss."""
+        bound = self._bound
+        bound.attach_gradient()
+        for batch in batches:
+            bound.gradient.zero_()
+            loss = self._loss(bound.module(x.index_select(0, batch)), y.index_select(0, batch))
+            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+                shown = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+                raise PluginError(
+                    f"the loss returned {shown}, not a scalar", where="training.loss", remedy="Return one tensor ()."
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            bound.collect_gradient()
+            yield loss.detach()
+
+    def evaluate(self, x: torch.Tensor, y: torch.Tensor, tally: Tally | None = None) -> Evaluation:
+        """Loss and accuracy of the bound vector on ``x`` (n, *shape) and ``y`` (n,); no gradient, evaluation mode.
+
+        A fresh ``tally`` adds the figures it counts.
+        """
         loss = correct = 0.0
         with self._evaluating() as module, torch.no_grad():  # a module may cache what inference mode would spoil
+            by_hand = self._engine if self._engine is not None and self._engine.takes(x) else None
             for start in range(0, len(y), _EVALUATION_BATCH):
-                chunk_x, chunk_y = x[start : start + _EVALUATION_BATCH].clone(), y[start : start + _EVALUATION_BATCH]
-                outputs = module(chunk_x)
+                chunk_x, chunk_y = x[start : start + _EVALUATION_BATCH], y[start : start + _EVALUATION_BATCH]
+                outputs = module(chunk_x.clone()) if by_hand is None else by_hand.outputs(chunk_x)
                 loss += float(self._loss(outputs, chunk_y)) * len(chunk_y)
                 correct += int((outputs.argmax(1) == chunk_y).sum())
-        return Evaluation(loss / len(y), correct / len(y), len(y))
+                if tally is not None:
+                    tally.add(outputs, chunk_y)
+        if tally is None:
+            return Evaluation(loss / len(y), correct / len(y), len(y))
+        return Evaluation(loss / len(y), correct / len(y), len(y), tally.attack_rate, tally.auc)
+
+    def outputs(self, x: torch.Tensor) -> torch.Tensor:
+        """What the bound vector's model gives for ``x`` (n, *shape): (n, classes); no gradient, evaluation mode."""
+        with self._evaluating() as module, torch.no_grad():
+            pieces = [module(x[at : at + _EVALUATION_BATCH].clone()) for at in range(0, len(x), _EVALUATION_BATCH)]
+        return torch.cat(pieces)
 
     def gradient(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The loss's gradient at the bound vector over all of ``x``: shape (layout.size,), 0 where nothing trains."""
         bound = self.bound
-        with self._evaluating() as module:
-            bound.attach_gradient()
-            self._loss(module(x), y).backward()  # type: ignore[no-untyped-call]
-            bound.collect_gradient()
+        with self._evaluating():
+            whole, by_hand = [torch.arange(len(y))], None
+            if self._engine is not None and len(y) <= _EVALUATION_BATCH:
+                by_hand = self._engine.losses(x, y, whole)
+            for _ in by_hand or self._autograd(x, y, whole):
+                pass
         gradient = torch.zeros(self.layout.size)
         gradient[: self.layout.trainable] = bound.gradient
         return gradient
@@ -195,6 +242,15 @@ class Learner:
             bound.verify()
 
 
+def require_finite(loss: float, vector: torch.Tensor) -> None:
+    """Raise TrainingDiverged unless the mean loss of a fit and the vector it ended in are finite."""
+    if not math.isfinite(loss) or not _finite(vector):
+        raise TrainingDiverged(
+            "the loss or a parameter is no longer finite",
+            remedy="Lower training.lr, or set training.clip.",
+        )
+
+
 def _finite(vector: torch.Tensor) -> bool:
     """Whether every element is finite: by their sum, and one by one only where finite elements may have overflowed."""
-    return bool(torch.isfinite(vector.sum())) or bool(torch.isfinite(vector).all())
+    return math.isfinite(float(vector.sum())) or bool(torch.isfinite(vector).all())

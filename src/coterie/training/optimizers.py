@@ -39,6 +39,11 @@ def state_rows(table: TrainingTable) -> int:
     return 1 if table.momentum else 0
 
 
+def is_plain(table: TrainingTable) -> bool:
+    """Whether a step is p <- p - lr (g + beta V) and nothing else: no clipping, momentum, decay or proximal term."""
+    return table.optimizer == "sgd" and not (table.momentum or table.weight_decay or table.clip or table.proximal)
+
+
 def step(
     table: TrainingTable,
     parameters: torch.Tensor,
@@ -46,25 +51,50 @@ def step(
     rows: Sequence[torch.Tensor],
     count: int,
     lr: float,
+    *,
+    scale: float = 1.0,
+    velocity: torch.Tensor | None = None,
 ) -> None:
-    """One step in place. ``parameters``, ``gradient`` and each of ``rows``: shape (k,), float32; ``count`` from 1.
+    """One step in place. ``parameters``, ``gradient``, each of ``rows``: shape (k,), float32; ``count`` from 1.
 
-    sgd: b <- mu b + g (b <- g at first), p <- p - lr b. adam: Kingma & Ba 2015, Algorithm 1. With weight decay
-    lambda, g <- g + lambda p before. ``gradient`` is overwritten.
+    All may also be (n, k): the same step for n vectors.
+
+    g <- scale g + beta V, where V is the ``velocity`` of quasi-global momentum; with weight decay lambda,
+    g <- g + lambda p. sgd: b <- mu b + g (b <- g at first), p <- p - lr b. adam: Kingma & Ba 2015, Algorithm 1.
+    ``gradient`` may be overwritten.
     """
+    beta = table.quasi_global_momentum
+    if table.optimizer == "sgd" and not table.weight_decay:  # sums taken apart: fewer passes over long vectors
+        if table.momentum:
+            momentum = rows[0]
+            if count == 1:
+                torch.mul(gradient, scale, out=momentum)
+            else:
+                momentum.mul_(table.momentum).add_(gradient, alpha=scale)
+            if velocity is not None:
+                momentum.add_(velocity, alpha=beta)
+            parameters.sub_(momentum, alpha=lr)
+            return
+        parameters.sub_(gradient, alpha=lr * scale)
+        if velocity is not None:
+            parameters.sub_(velocity, alpha=lr * beta)
+        return
+    if scale != 1:
+        gradient.mul_(scale)
+    if velocity is not None:
+        gradient.add_(velocity, alpha=beta)
     if table.weight_decay:
         gradient.add_(parameters, alpha=table.weight_decay)
     if table.optimizer == "adam":
         _adam(table, parameters, gradient, rows, count, lr)
-    elif table.momentum:
-        momentum = rows[0]
+        return
+    if table.momentum:
         if count == 1:
-            momentum.copy_(gradient)
+            rows[0].copy_(gradient)
         else:
-            momentum.mul_(table.momentum).add_(gradient)
-        parameters.sub_(momentum, alpha=lr)
-    else:
-        parameters.sub_(gradient, alpha=lr)
+            rows[0].mul_(table.momentum).add_(gradient)
+        gradient = rows[0]
+    parameters.sub_(gradient, alpha=lr)
 
 
 def _adam(
@@ -86,12 +116,25 @@ def _adam(
     parameters.addcdiv_(mean, denominator, value=-lr / (1 - beta1**count))
 
 
-def clip(gradient: torch.Tensor, limit: float) -> None:
-    """Scale ``gradient`` in place so that its Euclidean norm is at most ``limit``; 0 does nothing."""
+def clip_scale(gradient: torch.Tensor, limit: float) -> float:
+    """What to multiply ``gradient``, shape (k,), by so that its Euclidean norm is at most ``limit``: 1 if it is.
+
+    A limit of 0 does not clip.
+    """
+    if not limit:
+        return 1.0
+    norm = math.sqrt(float(torch.dot(gradient, gradient)))
+    return limit / norm if norm > limit else 1.0
+
+
+def clip_rows(gradients: torch.Tensor, limit: float) -> None:
+    """Scale every row of ``gradients``, shape (n, k), in place so that its Euclidean norm is at most ``limit``.
+
+    A limit of 0 does not clip.
+    """
     if limit:
-        norm = float(torch.linalg.vector_norm(gradient))
-        if norm > limit:
-            gradient.mul_(limit / norm)
+        norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+        gradients.mul_((limit / norms).clamp_(max=1))
 
 
 def update_velocity(
