@@ -20,7 +20,9 @@ from coterie.runtime.progress import Quiet, RichProgress
 from coterie.runtime.results import Result, RunDirectory
 from coterie.spec import TABLES
 
-COMMANDS = ("new", "run", "report", "datasets", "protocols", "rules")
+COMMANDS = (
+    "new", "run", "resume", "matrix", "report", "reproduce", "datasets", "protocols", "rules", "attacks"
+)  # fmt: skip
 GOOD = Result(
     status="ok", run="runs/digits", spec_hash="ab", seed=7, protocol="gossip", peers=10, rounds=30,
     accuracy={"mean": 0.95, "min": 0.9, "max": 0.97}, loss={"mean": 0.2, "min": 0.1, "max": 0.3}, seconds=4.0,
@@ -306,7 +308,7 @@ def test_report(folder):
     assert "no such run directory" in done.stderr
 
 
-@pytest.mark.parametrize("kind", ["datasets", "protocols", "rules"])
+@pytest.mark.parametrize("kind", ["datasets", "protocols", "rules", "attacks"])
 def test_tables_of_components(monkeypatch, kind):
     monkeypatch.setitem(sys.modules, "coterie.runtime.catalog", types.ModuleType("coterie.runtime.catalog"))
     toys = Registry("toy")
@@ -331,7 +333,9 @@ def test_tables_of_components(monkeypatch, kind):
     assert done.stdout.index("file:PATH") < done.stdout.index("zebra")
 
 
-@pytest.mark.parametrize(("kind", "name"), [("datasets", "digits"), ("protocols", "gossip"), ("rules", "mean")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("datasets", "digits"), ("protocols", "gossip"), ("rules", "mean"), ("attacks", "alie")]
+)
 def test_the_real_tables(kind, name):
     pytest.importorskip("coterie.runtime.catalog")
     done = call(kind)

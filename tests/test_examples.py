@@ -7,7 +7,9 @@ import pytest
 
 import coterie
 import coterie.runtime.catalog
+from coterie import registry
 from coterie import spec as specs
+from coterie.runtime.matrix.plan import plan
 from fenced_blocks import CHECKOUT
 
 EXAMPLES = CHECKOUT / "examples"
@@ -47,6 +49,17 @@ def test_own_parts_give_the_same_with_workers(own, tmp_path):
     few = ["federation.rounds=3"]
     hashes = {coterie.run(own, sets=few, out=tmp_path / str(n), workers=n).model_hash for n in (0, 2)}
     assert len(hashes) == 1
+
+
+def test_the_matrix_plans_every_run():
+    written = specs.load(EXAMPLES / "matrix.toml")
+    missing = {"median", "trimmed_mean", "nnm", "balance"} - {rule.name for rule in registry.rules}
+    if missing:
+        pytest.skip(f"there is no rule {sorted(missing)} yet")
+    planned = plan(written)
+    # a split: seven rules under nobody and eleven attacks, one oracle for all attacks, and the root sample alone
+    assert len(planned.runs) == 3 * (7 * 12 + 1 + 1)
+    assert planned.seeds == (1, 2, 3)
 
 
 @NEEDS_MNIST

@@ -50,8 +50,9 @@ def refused(tables, *, where, what="", remedy="", sets=(), kind=SpecError):
 
 
 def table(name, /, **content):
-    """A spec with one table; an attack needs a kind."""
-    return {name: {"kind": "label_flip", **content} if name == "attack" else content}
+    """A spec with one table, and what it needs."""
+    required = {"attack": {"kind": "label_flip"}, "matrix": {"rules": ["mean"]}}
+    return {name: {**required.get(name, {}), **content}}
 
 
 # What is accepted
@@ -64,7 +65,7 @@ def test_defaults():
     assert spec.attack is None
     assert set(spec.choices) == {"data", "model", "aggregation", "topology"}
     assert spec.seeds == (spec.seed,)
-    assert spec.hash == load({}).hash == load({name: {} for name in TABLES if name != "attack"}).hash
+    assert spec.hash == load({}).hash == load({name: {} for name in TABLES if name not in ("attack", "matrix")}).hash
 
 
 def test_values_and_settings_reach_the_spec():
@@ -545,7 +546,7 @@ def test_the_resolved_spec_loads_to_the_same(tmp_path, tables):
 
 def test_the_resolved_spec_says_everything():
     resolved = load().resolved()
-    assert set(resolved) == {*TABLES, "gossip"} - {"attack"}
+    assert set(resolved) == {*TABLES, "gossip"} - {"attack", "matrix"}
     assert resolved["data"]["alpha"] == 0.5
     assert resolved["training"]["local_steps"] == 10
     assert set(resolved["gossip"]) == set(registry.protocols.resolve("gossip", None, "").options().model_fields)

@@ -43,6 +43,9 @@ TABLES: Mapping[str, str] = {
     "faults": "What goes wrong in the simulation. Not part of the spec's hash.",
     "run": "How the federation is run.",
     "evaluation": "How often the run is watched. Not part of the spec's hash.",
+    "matrix": "What `coterie matrix` compares; `coterie run` takes no notice of it. An entry is a name, or a table of "
+    'keys; `label` names its row or column, and a key with a dot, such as `"training.lr" = 0.1`, changes its runs '
+    "alone. Not part of the spec's hash.",
 }
 MEANINGS: Mapping[str, str] = {
     "federation.name": "names the run directory, `runs/NAME`: up to 64 letters, digits, `.`, `_` and `-`",
@@ -108,8 +111,8 @@ Where a key names a component, `"file.py:function"` names one of your own, sough
 `"package.module:function"` one that Python can import. Keyword-only parameters of the function are its settings. A
 value written as *none* stands for a key that is left out.
 
-The spec's hash covers one seed and all tables but `[compute]`, `[network]`, `[faults]` and `[evaluation]`, with
-components of your own by the content of their files.
+The spec's hash covers one seed and all tables but `[compute]`, `[network]`, `[faults]`, `[evaluation]` and
+`[matrix]`, with components of your own by the content of their files.
 
 This page is written by `tools/spec_reference.py` from the code.
 """

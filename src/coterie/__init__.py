@@ -1,6 +1,7 @@
 """Coterie: train models together, with no shared data and no server that everybody must trust.
 
-``coterie.run(spec) -> Result`` runs a federation; ``coterie.load(directory)`` gives a final model back.
+``coterie.run(spec) -> Result`` runs a federation, ``coterie.resume(directory)`` goes on with one that was interrupted,
+and ``coterie.load(directory)`` gives a final model back.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coterie.runtime.results import Result
-    from coterie.runtime.run import load, run
+    from coterie.runtime.run import load, resume, run
 
 __version__ = "0.1.0.dev0"
-__all__ = ["Result", "__version__", "load", "run"]
+__all__ = ["Result", "__version__", "load", "resume", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,7 +22,7 @@ def __getattr__(name: str) -> Any:
         from coterie.runtime.results import Result
 
         return Result
-    if name in ("load", "run"):
+    if name in ("load", "resume", "run"):
         from coterie.runtime import run as module
 
         return getattr(module, name)

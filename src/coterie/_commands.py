@@ -7,6 +7,7 @@ import os
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from coterie.errors import CoterieError, SpecError
+from coterie.errors import CoterieError, OutputError, SpecError
 from coterie.registry import Component
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def _kept(text: str) -> str:
 def _json(ctx: typer.Context, error: BaseException) -> None:
     """The one JSON object of a run that ended with ``error``."""
     if ctx.meta.get(_JSON_KEY):
-        typer.echo(json.dumps(_result(error).to_json(), allow_nan=False))
+        with suppress(OutputError):  # the error itself is told on the other stream
+            success(json.dumps(_result(error).to_json(), allow_nan=False))
 
 
 def _result(error: BaseException) -> Result:
@@ -123,7 +125,23 @@ def say(error: Mapping[str, str], run: str = "") -> None:
 
 def success(line: str) -> None:
     """A plain line on standard output."""
-    typer.echo(line)
+    with printing():
+        typer.echo(line)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Raise OutputError where standard output takes no more; a reader that has gone is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}",
+            where="standard output",
+            remedy="Check what it is sent to, and the free space there.",
+        ) from error
 
 
 def exit_status(error: Mapping[str, str] | None) -> int:
@@ -153,11 +171,27 @@ def table(components: Iterable[Component], key: str) -> None:
         name = component.name + (":PATH" if component.traits.get("takes_path") else "")
         cells = [Text(name), Text(component.summary)]
         shown.add_row(*cells, *([Text("\n".join(lines))] if any(settings) else []))
+    console = _stdout()
+    with printing():
+        console.print(shown)
+        console.print(Text(f'Name one with {key} = "...", or your own as "file.py:function".'), soft_wrap=True)
+
+
+def grid(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print rows of text under a header."""
+    shown = Table(*header, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    with printing():
+        _stdout().print(shown)
+
+
+def _stdout() -> Console:
+    """Standard output for tables: wide where it is no terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)
-    console.print(shown)
-    console.print(Text(f'Name one with {key} = "...", or your own as "file.py:function".'), soft_wrap=True)
+    return console
 
 
 def _settings(component: Component) -> Iterator[str]:

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coterie import __version__
-from coterie._commands import JSON, Commands, exit_status, say, success, table, template
+from coterie._commands import JSON, Commands, exit_status, grid, printing, say, success, table, template
 from coterie.errors import OutputError, SpecError
 
 if TYPE_CHECKING:
+    from coterie.runtime.progress import Progress
     from coterie.runtime.results import Result
+
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="K=V", help="Set a key, such as training.lr=0.05. Repeatable.")
+]
+Seed = Annotated[
+    str | None, typer.Option("--seed", metavar="N[,N...]", help="The seed; several give mean and deviation.")
+]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Worker processes; by default one a core.")]
+AsJson = Annotated[bool, typer.Option(JSON, help="Print exactly one JSON object, for a failed run too.")]
+IsQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 app = typer.Typer(
     name="coterie",
@@ -75,29 +88,21 @@ def run(
     spec: Annotated[
         Path | None, typer.Argument(help="A TOML file; the built-in digits federation without one.")
     ] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="K=V", help="Set a key, such as training.lr=0.05. Repeatable.")
-    ] = None,
-    seed: Annotated[
-        str | None, typer.Option("--seed", metavar="N[,N...]", help="The seed; several give mean and deviation.")
-    ] = None,
+    sets: Sets = None,
+    seed: Seed = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The run directory; by default runs/NAME, runs/NAME-2 ...")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=0, help="Worker processes; by default one a core.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option(JSON, help="Print exactly one JSON object, for a failed run too.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    data_dir: DataDir = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: IsQuiet = False,
 ) -> None:
     """Run a federation in simulation and write its run directory, with a report."""
     seeds = _seeds(seed)
-    from coterie.runtime.progress import Quiet, RichProgress
     from coterie.runtime.run import run as run_spec
 
-    silent = as_json or quiet
-    with redirect_stdout(sys.stderr) if as_json else nullcontext(), RichProgress() as shown:
+    with _progress(as_json, quiet) as progress:
         result = run_spec(
             spec,
             sets=sets or (),
@@ -105,15 +110,69 @@ def run(
             out=out,
             data_dir=data_dir,
             workers=workers,
-            progress=Quiet() if silent else shown,
+            progress=progress,
+        )
+    _tell(result, as_json)
+
+
+@app.command(epilog="Example: coterie resume runs/digits")
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN", show_default=False)],
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: IsQuiet = False,
+) -> None:
+    """Go on with a run that was interrupted or killed; it ends as if it had not been."""
+    from coterie.runtime.run import resume as go_on
+
+    with _progress(as_json, quiet) as progress:
+        result = go_on(run, workers=workers, progress=progress)
+    _tell(result, as_json)
+
+
+@app.command(epilog="Example: coterie matrix study.toml --seed 1,2,3 --out runs/study  (again: it goes on)")
+def matrix(
+    spec: Annotated[Path, typer.Argument(help="A TOML file with a table [matrix].", show_default=False)],
+    sets: Sets = None,
+    seed: Seed = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new directory, or one to go on in; by default runs/NAME-matrix.")
+    ] = None,
+    data_dir: DataDir = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time; by default one a core.")] = None,
+    as_json: AsJson = False,
+    quiet: IsQuiet = False,
+) -> None:
+    """Run rules against attacks on splits of the data, and print and draw the tables."""
+    seeds = _seeds(seed)
+    from rich.console import Console
+
+    from coterie.runtime.matrix import run_matrix
+    from coterie.runtime.matrix.progress import MatrixProgress
+    from coterie.runtime.matrix.tables import show
+
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        outcome = run_matrix(
+            spec,
+            sets=sets or (),
+            seeds=seeds,
+            out=out,
+            data_dir=data_dir,
+            jobs=jobs,
+            progress=MatrixProgress(quiet=as_json or quiet),
         )
     if as_json:
-        typer.echo(json.dumps(result.to_json(), allow_nan=False))
-    elif result.ok:
-        typer.echo(_summary(result))
-    if not result.ok:
-        say(result.error or {}, result.run)
-        raise typer.Exit(exit_status(result.error))
+        success(json.dumps(outcome.record, allow_nan=False))
+    else:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = max(console.width, 160)
+        with printing():
+            show(outcome.record, console)
+        success(f"\nwritten to {outcome.directory}")
+    if outcome.record["status"] != "ok":
+        say(outcome.record["error"], str(outcome.directory))
+        raise typer.Exit(exit_status(outcome.record["error"]))
 
 
 @app.command(epilog="Example: coterie report runs/digits")
@@ -122,6 +181,55 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.", metavar=
     from coterie.runtime.report import write_report
 
     success(f"Wrote {write_report(run)}")
+
+
+@app.command(epilog="Example: coterie reproduce papaya --quick")
+def reproduce(
+    paper: Annotated[str | None, typer.Argument(help="A paper by its name; without one, list them.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few images and rounds: a check that all of it works, in seconds.")
+    ] = False,
+    seed: Annotated[
+        str | None, typer.Option("--seed", metavar="N[,N...]", help="Seeds of every run, instead of the specs' own.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new directory; by default runs/PAPER, runs/PAPER-2 ...")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a paper's results again, and compare: published, their method here, ours here.
+
+    Ends with status 1 where ours is below a published figure.
+    """
+    seeds = _seeds(seed)
+    from coterie.runtime import papers
+
+    if paper is None:
+        known = papers.known().values()
+        if as_json:
+            listed = [{"name": one.name, **one.index.model_dump(include={"title", "source"})} for one in known]
+            success(json.dumps({"papers": listed}))
+        else:
+            grid(("paper", "title", "source"), [(one.name, one.index.title, one.index.source) for one in known])
+        return
+    chosen = papers.find(paper)
+    from coterie.runtime import reproduce as again
+
+    with _progress(as_json) as progress:
+        found = again.reproduce(chosen, quick=quick, seeds=seeds, out=out, data_dir=data_dir, progress=progress)
+    if as_json:
+        success(json.dumps(found.to_json(), allow_nan=False))
+    else:
+        success(f"{chosen.index.title} ({chosen.index.source})")
+        grid(again.HEADER, again.cells(found))
+        for line in again.remarks(found):
+            success(f"- {line}")
+        success(f"Wrote {found.directory / paper}.json, .md and .png")
+    short = again.shortfall(found)
+    if short is not None:
+        say(short, str(found.directory))
+        raise typer.Exit(exit_status(short))
 
 
 @app.command(epilog="Example: coterie datasets")
@@ -140,6 +248,32 @@ def protocols() -> None:
 def rules() -> None:
     """List the aggregation rules, with the settings that each takes."""
     _list("rules", "aggregation.rule")
+
+
+@app.command(epilog="Example: coterie attacks")
+def attacks() -> None:
+    """List the attacks on data and on models, with the settings that each takes."""
+    _list("attacks", "attack.kind")
+
+
+@contextmanager
+def _progress(as_json: bool, quiet: bool = False) -> Iterator[Progress]:
+    """Who is told of progress; what a library prints meanwhile does not get among the JSON."""
+    from coterie.runtime.progress import Quiet, RichProgress
+
+    with redirect_stdout(sys.stderr) if as_json else nullcontext(), RichProgress() as shown:
+        yield Quiet() if as_json or quiet else shown
+
+
+def _tell(result: Result, as_json: bool) -> None:
+    """Print the result as one JSON object, or for people, and leave with the status that belongs to it."""
+    if as_json:
+        success(json.dumps(result.to_json(), allow_nan=False))
+    elif result.ok:
+        success(_summary(result))
+    if not result.ok:
+        say(result.error or {}, result.run)
+        raise typer.Exit(exit_status(result.error))
 
 
 def _list(kind: str, key: str) -> None:

@@ -15,13 +15,14 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from coterie.errors import PluginError, SpecError, near_miss
+from coterie.errors import CoterieError, PluginError, SpecError, near_miss
 
 Function = Callable[..., Any]
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -65,6 +66,7 @@ class Component:
         except Exception as error:
             raise PluginError(
                 f"the keyword-only parameters of {self.name!r} cannot be settings: {error}",
+                where=self.file or self.name,
                 remedy="Annotate them with types that exist and that TOML has.",
             ) from error
 
@@ -77,9 +79,28 @@ class Component:
             raise explain(error, where, model.model_fields) from None
 
 
+@contextmanager
+def guarded(component: Component, where: str) -> Iterator[None]:
+    """What a user's own ``component`` raises becomes a PluginError at ``where``; what a built-in one raises stays."""
+    try:
+        yield
+    except CoterieError:
+        raise
+    except Exception as error:
+        if not component.file:
+            raise
+        raise PluginError(
+            f"{component.name!r} raised {type(error).__name__}: {error}", where=where, remedy="Mend that function."
+        ) from error
+
+
 def explain(error: ValidationError, where: str, known: Mapping[str, Any]) -> SpecError:
-    """The first fault of a pydantic error as a SpecError: the key, what is wrong, the remedy."""
-    fault = error.errors(include_url=False)[0]
+    """A fault of a pydantic error as a SpecError: the key, what is wrong, the remedy.
+
+    The first one, but an unknown key before a missing one: the two are often one slip.
+    """
+    faults = error.errors(include_url=False)
+    fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
     key = ".".join(str(part) for part in fault["loc"])
     path = f"{where}.{key}" if where and key else where or key
     if fault["type"] == "extra_forbidden":

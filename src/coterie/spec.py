@@ -47,6 +47,9 @@ class DataTable(Table):
     validation: Share = 0.1
     root: Annotated[int, Field(ge=0)] = 0
     """Size of the public, class-balanced sample taken from the training data before it is divided."""
+    scaling: Literal["pooled", "none"] = "pooled"
+    """Of a table's columns. pooled: mean 0, deviation 1 over all peers, from each peer's sums; none: as they are.
+    Images are scaled by published constants, and data of one's own is taken as it is."""
 
 
 class ModelTable(Table):
@@ -108,6 +111,8 @@ class ComputeTable(Table):
     seconds_per_step: NotNegative = 0.01
     spread: NotNegative = 0.2
     """Sigma of the log-normal factor on a peer's speed: 0 makes all peers equally fast."""
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """Where fits and evaluations are computed; auto: on cuda if there is one. Results differ in rounding."""
 
 
 class NetworkTable(Table):
@@ -132,12 +137,34 @@ class FaultsTable(Table):
 
 
 class RunTable(Table):
+    checkpoint_every: Annotated[int, Field(ge=0)] = 10
+    """Rounds from one checkpoint to the next, each a barrier at which all peers meet; 0 makes none."""
     oracle: bool = False
+    exact_kernels: bool = False
+    """Train and evaluate every module by autograd, also where faster kernels know it."""
 
 
 class EvaluationTable(Table):
     every: Count = 1
     samples: Count = 2000
+
+
+Entries = Annotated[list[str | dict[str, Any]], Field(min_length=1)]
+
+
+class MatrixTable(Table):
+    rules: Entries
+    """The rows: each a name, or a table of keys of ``[aggregation]``."""
+    attacks: Entries = ["none"]
+    """The columns: each ``"none"``, a name, or a table of keys of ``[attack]``."""
+    splits: Annotated[list[dict[str, Any]], Field(min_length=1)] = [{}]
+    """A table of figures for each: keys of ``[data]``, laid over those of the file."""
+    fractions: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)] = [0.3]
+    """Shares of attackers, for attacks that do not set their own."""
+    references: list[str | dict[str, Any]] = []
+    """Further rows: ``"oracle"`` leaves the attackers out, with ``metropolis``, or with another rule where it is
+    written ``{ kind = "oracle", rule = "mean" }``; ``"root_only"`` is that protocol.
+    """
 
 
 TABLES: Mapping[str, type[Table]] = {
@@ -153,7 +180,10 @@ TABLES: Mapping[str, type[Table]] = {
     "faults": FaultsTable,
     "run": RunTable,
     "evaluation": EvaluationTable,
+    "matrix": MatrixTable,
 }
+_OPTIONAL = ("attack", "matrix")
+"""Tables that stand for nothing where they are not written."""
 _NAMING: Mapping[str, tuple[str, Registry]] = {
     "data": ("partition", registry.partitions),
     "model": ("name", registry.models),
@@ -179,8 +209,8 @@ class Choice:
 class Spec:
     """A checked spec for one seed: the first of ``seeds``. ``base`` is the folder that relative paths start from."""
 
-    LEFT_OUT: ClassVar = ("compute", "network", "faults", "evaluation")
-    """Tables that say how a federation is simulated or watched, not what it is: not part of the hash."""
+    LEFT_OUT: ClassVar = ("compute", "network", "faults", "evaluation", "matrix")
+    """Tables that say how a federation is simulated, watched or compared, not what it is: not part of the hash."""
 
     federation: FederationTable
     data: DataTable
@@ -194,6 +224,7 @@ class Spec:
     faults: FaultsTable
     run: RunTable
     evaluation: EvaluationTable
+    matrix: MatrixTable | None
     protocol: Choice
     dataset: Component
     loss: Component
@@ -280,7 +311,7 @@ def check(tables: Mapping[str, Any], base: Path) -> Spec:
     checked: dict[str, Any] = {}
     extras: dict[str, dict[str, Any]] = {}
     for name, model in TABLES.items():
-        if name == "attack" and name not in tables:
+        if name in _OPTIONAL and name not in tables:
             checked[name] = None
             continue
         content = dict(_table(tables, name))
@@ -375,7 +406,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise SpecError(f"there is no file {path}", remedy="Make one with 'coterie new NAME'.") from None
+        raise SpecError(
+            f"there is no file {path}", where="the spec", remedy="Make one with 'coterie new NAME'."
+        ) from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SpecError(f"not valid TOML: {error}", where=str(path), remedy="Correct that line.") from None
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+NAMES = sorted(path.parent.name for path in CHECKOUT.glob("papers/*/paper.toml"))
 
 
 def call(*command, **options):
@@ -59,3 +60,34 @@ def test_it_runs_and_reports_outside_the_checkout(binaries, tmp_path, workers):
     run = tmp_path / json.loads(done.stdout)["run"]
     assert (run / "report.html").is_file()
     assert (run / "accuracy.png").is_file()
+
+
+def test_the_papers_are_in_the_wheel(binaries, tmp_path):
+    done = call(binaries / "coterie", "reproduce", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [paper["name"] for paper in json.loads(done.stdout)["papers"]] == NAMES
+    script = (
+        "import coterie.runtime.catalog\n"
+        "from coterie.runtime import papers\n"
+        "for paper in papers.known().values():\n"
+        "    print(paper.folder)\n"
+        "    [paper.load(row, ours=ours, quick=True) for row in paper.index.row for ours in (False, True)]\n"
+    )
+    done = call(binaries / "python", "-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(Path(line).is_relative_to(binaries.parent) for line in done.stdout.splitlines())
+
+
+def test_an_editable_installation_reads_the_papers_of_the_checkout(tmp_path):
+    pytest.importorskip("hatchling")
+    venv.create(tmp_path / "environment", with_pip=False)
+    python = tmp_path / "environment/bin/python"
+    (packages,) = tmp_path.glob("environment/lib/python*/site-packages")
+    (packages / "needs.pth").write_text("".join(f"{sysconfig.get_path(name)}\n" for name in ("purelib", "platlib")))
+    options = ["--no-deps", "--no-index", "--quiet", "--disable-pip-version-check", "--no-build-isolation"]
+    done = call(sys.executable, "-m", "pip", "--python", python, "install", *options, "--editable", CHECKOUT)
+    assert done.returncode == 0, done.stderr
+    script = "from coterie.runtime import papers; [print(paper.folder) for paper in papers.known().values()]"
+    done = call(python, "-P", "-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(CHECKOUT / "papers" / name) for name in NAMES]

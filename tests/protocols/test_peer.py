@@ -391,7 +391,7 @@ def test_a_reply_to_no_question_and_a_second_reply(world):
     world.b.handle(PeerTestHello, lambda sender, hello: hello)
     assert world.run(world.a.ask("b", PeerTestHello("x"))).text == "x"
     number = world.a.transport.posted[0][1].id
-    for wrong in (number, number + 1, 2**63):
+    for wrong in (0, number, number + 1, 2**63):
         world.b.transport.post("a", Codec().encode(Envelope("reply", wrong, PeerTestHello("y"))), lambda: None)
     world.wait(1)
     assert world.run(world.a.ask("b", PeerTestHello("z"))).text == "z"

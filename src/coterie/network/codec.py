@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
@@ -66,8 +65,7 @@ class MemorySnapshot(Snapshot):
         return hashlib.sha256(_bytes(self._elements)).digest()
 
 
-@dataclass(frozen=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """A message with what matches a reply to its question."""
 
     kind: Kind
@@ -75,8 +73,7 @@ class Envelope:
     message: Message
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """An encoded message: its header, and the snapshots that follow it."""
 
     header: bytes
@@ -85,7 +82,10 @@ class Frame:
     @property
     def nbytes(self) -> int:
         """Length of the frame on the wire, known without touching an element."""
-        return _PREFIX.size + len(self.header) + sum(_wire_bytes(s.size) for s in self.snapshots)
+        length = _PREFIX.size + len(self.header)
+        for snapshot in self.snapshots:
+            length += _wire_bytes(snapshot.size)
+        return length
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """The frame's bytes in pieces; elements are not copied."""

@@ -1,7 +1,7 @@
 """The conversations: what a protocol sees (``Peer``), who may talk to whom, gossip, and the baselines."""
 
 from coterie.protocols import baselines, gossip
-from coterie.protocols.peer import Fitted, Mixed, Model, Peer, PeerId, PeerLearner, Pull
+from coterie.protocols.peer import Fitted, Mixed, Model, Peer, PeerId, PeerLearner, PeerMemory, Pull
 from coterie.protocols.topology import Neighbourhood, Topology
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Peer",
     "PeerId",
     "PeerLearner",
+    "PeerMemory",
     "Pull",
     "Topology",
     "baselines",

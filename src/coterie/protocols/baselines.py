@@ -1,7 +1,10 @@
-"""What a protocol is compared with: training alone, training on pooled data, and FedAvg with a server.
+"""What a protocol is compared with: training alone, on pooled data, on the root sample, and FedAvg with a server.
+
+The trait ``publishes=False`` says that peers show each other nothing, so that an attack on models has no effect.
 
 Threat model: none. ``central`` needs all data in one place; in ``fedavg`` the first member sees every model and decides
-alone, and the run ends with it.
+alone, and the run ends with it. A server that is an attacker merges honestly here: an attack on models is that of the
+clients.
 """
 
 from __future__ import annotations
@@ -10,22 +13,32 @@ from coterie.protocols.peer import Peer
 from coterie.registry import protocols
 
 
-@protocols.register("isolated")
+@protocols.register("isolated", publishes=False)
 async def isolated(peer: Peer, rounds: int) -> None:
     """Every peer trains alone: what it would have without the others."""
     memory = peer.store.get("isolated") or {"round": 0}
-    if "vector" in memory:
+    if peer.returned and "vector" in memory:
         await peer.learner.adopt(memory["vector"])
     for round in range(memory["round"], rounds):
+        await peer.checkpoint(round)
         fitted = await peer.learner.fit(round)
         mixed = await peer.learner.aggregate({}, round, degree=0, rule="mean")
         peer.metrics.round_done(round, fitted.loss, mixed)
         peer.store.put("isolated", {"round": round + 1, "vector": fitted.snapshot})
 
 
-@protocols.register("central", pooled=True)
+@protocols.register("central", pooled=True, publishes=False)
 async def central(peer: Peer, rounds: int) -> None:
     """One learner on all training data in one place: as many steps as a peer would do, of the same batch size."""
+    await isolated(peer, rounds)
+
+
+@protocols.register("root_only", root=True, publishes=False)
+async def root_only(peer: Peer, rounds: int) -> None:
+    """One learner on the public root sample alone, with the local steps of a peer: what the root gives by itself.
+
+    ``local_epochs`` are passes over the root sample. Needs ``data.root``.
+    """
     await isolated(peer, rounds)
 
 
@@ -37,11 +50,15 @@ async def fedavg(peer: Peer, rounds: int) -> None:
     """
     server, clients = peer.members[0], peer.members[1:]
     memory = peer.store.get("fedavg") or {"round": 0}
-    if "vector" in memory:
-        await peer.learner.adopt(memory["vector"])
     round = memory["round"]
+    if peer.returned and "vector" in memory:
+        await peer.learner.adopt(memory["vector"])
+        if peer.id == server:  # a client may still wait for it; the server would wait for that client
+            peer.publish(memory["vector"], round - 1, channel="merged")
     while round < rounds:
+        await peer.checkpoint(round)
         fitted = await peer.learner.fit(round)
+        peer.publish(fitted.snapshot, round, degree=len(clients))
         if peer.id == server:
             models = await peer.pull(clients, round)
             mixed = await peer.learner.aggregate(models, round, degree=len(clients), rule="weighted_mean")
@@ -49,7 +66,6 @@ async def fedavg(peer: Peer, rounds: int) -> None:
             peer.publish(merged, round, channel="merged")
         else:
             mixed = None
-            peer.publish(fitted.snapshot, round, degree=len(clients))
             reply = await peer.pull([server], round, "merged")
             if server in reply:
                 merged, round = reply[server].vector, reply[server].round

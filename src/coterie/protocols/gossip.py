@@ -25,29 +25,35 @@ async def gossip(
     fanout: Annotated[int, Field(ge=1)] = 3,
     warmup: Annotated[int, Field(ge=0)] = 0,
     swap_every: Annotated[int, Field(ge=1)] = 1,
+    cooldown: Annotated[int, Field(ge=0)] = 0,
+    asynchronous: bool = False,
 ) -> None:
     """Local steps, then a mean over a random subset of the neighbours, weighted by trust.
 
     ``fanout``: neighbours sampled a round, or all where there are fewer (Papaya: 3 of 5); also the degree in graph
     weights. ``warmup``: rounds of training alone at first. ``swap_every``: rounds from one exchange to the next.
+    ``cooldown``: rounds of training alone at the end (Papaya swaps in rounds 2 to 18 of 20: warmup 1, cooldown 2).
+    ``asynchronous``: mix with what the others have published last, of whatever round, instead of waiting for this
+    round's; fast peers then run ahead of slow ones, up to the next barrier of ``run.checkpoint_every``.
     """
     degree = min(fanout, len(peer.neighbours))
-    memory = peer.store.get("gossip") or {"round": 0, "state": None}
-    round, state = memory["round"], memory["state"]
-    returned = "vector" in memory
-    if returned:
+    memory = peer.store.get("gossip") or {"round": 0, "state": None, "returned": False}
+    round, state, returned = memory["round"], memory["state"], memory["returned"]
+    if peer.returned and "vector" in memory:
+        returned = True
         await peer.learner.adopt(memory["vector"])
 
     while round < rounds:
+        await peer.checkpoint(round)
         # Step 1: train on one's own data.
         fitted = await peer.learner.fit(round)
         # Step 2: let others have the outcome.
         peer.publish(fitted.snapshot, round, degree=degree)
         mixed: Mixed | None = None
         models: Mapping[PeerId, Model] = {}
-        if round >= warmup and (round - warmup) % swap_every == 0:
+        if warmup <= round < rounds - cooldown and (round - warmup) % swap_every == 0:
             # Step 3: pull from a random subset of the neighbours.
-            models = await peer.pull(peer.random.sample(peer.neighbours, degree), round)
+            models = await peer.pull(peer.random.sample(peer.neighbours, degree), 0 if asynchronous else round)
             # Step 4: mix, each vector weighted by the trust its peer has earned.
             mixed = await peer.learner.aggregate(models, round, degree=degree, state=state)
             state = mixed.state
@@ -55,7 +61,7 @@ async def gossip(
         # Step 5: go on; a peer that comes back joins the round the others have reached.
         round = next_round(round, rounds, models) if returned else round + 1
         returned = returned and not models
-        peer.store.put("gossip", {"round": round, "state": state, "vector": fitted.snapshot})
+        peer.store.put("gossip", {"round": round, "state": state, "returned": returned, "vector": fitted.snapshot})
 
 
 def next_round(round: int, rounds: int, models: Mapping[PeerId, Model]) -> int:

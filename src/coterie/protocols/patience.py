@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 
@@ -17,28 +16,47 @@ class Patience:
 
     FIRST = 60.0
     HALVINGS = 3
+    REMEMBERED = 32
 
     def __init__(self, others: Patience | None = None) -> None:
         self._others = others
-        self._seen: deque[float] = deque(maxlen=32)
+        self._seen: list[float] = []
         self._silent = 0
+        self._reckoned: float | None = None
+        """The wait that follows from what was seen; None until it is asked for again."""
+
+    @property
+    def shown(self) -> tuple[list[float], int]:
+        """What is known: its last answers in seconds, and the time-outs since the last one."""
+        return list(self._seen), self._silent
+
+    @classmethod
+    def of(cls, shown: tuple[list[float], int], others: Patience | None = None) -> Patience:
+        """The inverse of ``shown``."""
+        patience = cls(others)
+        patience._seen.extend(shown[0])
+        patience._silent = shown[1]
+        return patience
 
     def seconds(self) -> float:
         """The wait before an ask to this peer is given up."""
         return self._wait() * 0.5 ** min(self._silent, self.HALVINGS)
 
     def _wait(self) -> float:
-        wait = self.FIRST if self._others is None else self._others._wait()
-        if self._seen:
+        if not self._seen:
+            return self.FIRST if self._others is None else self._others._wait()
+        if self._reckoned is None:
             median = _median(self._seen)
             deviation = _median([abs(seconds - median) for seconds in self._seen])
-            wait = max(2 * median, median + 10 * deviation) + 1.0
-        return wait
+            self._reckoned = max(2 * median, median + 10 * deviation) + 1.0
+        return self._reckoned
 
     def answered(self, seconds: float) -> None:
         """It answered after ``seconds``, in time or late."""
         self._seen.append(seconds)
-        self._silent = 0
+        if len(self._seen) > self.REMEMBERED:
+            del self._seen[0]
+        self._silent, self._reckoned = 0, None
         if self._others is not None:
             self._others.answered(seconds)
 

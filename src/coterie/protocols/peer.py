@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import msgspec
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 PeerId = str
 _PARTNERS, _PULLS = 64, 8
+_TICK = 1e-9
+"""Seconds by which a timer may come early: an event loop's resolution."""
 Natural = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Channel = Annotated[str, msgspec.Meta(max_length=32)]
 Handler = Callable[[PeerId, Any], Message | Awaitable[Message | None] | None]
@@ -132,14 +135,41 @@ class Metrics(Protocol):
         ...
 
 
-@dataclass
-class _Question:
+class _Question(msgspec.Struct):
     number: int
     to: PeerId
-    future: asyncio.Future[Message]
     asked: float
     seconds: float
-    timer: asyncio.TimerHandle | None = None
+    position: int
+    together: _Questions
+
+
+class _Questions:
+    """Questions asked together: over when each has been answered or given up."""
+
+    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.over: asyncio.Future[None] = loop.create_future()
+        self.open = count
+        self.posted: list[_Question] = []
+        self.replies: list[Message | PeerUnreachable | None] = [None] * count
+        self.timer: asyncio.TimerHandle | None = None
+
+    def settle(self, question: _Question, reply: Message | PeerUnreachable) -> None:
+        self.replies[question.position] = reply
+        self.open -= 1
+        if not self.open and not self.over.done():
+            self.over.set_result(None)
+
+
+@dataclass
+class PeerMemory:
+    """What a peer's process knows beside its store and its model."""
+
+    published: dict[str, Model] = field(default_factory=dict)
+    """By channel. Lost in a crash."""
+    patience: dict[PeerId, Patience] = field(default_factory=dict)
+    """How long others took to answer: a few numbers, which survive a crash."""
+    patience_with_all: Patience = field(default_factory=Patience)
 
 
 @dataclass
@@ -162,22 +192,23 @@ class Peer:
     metrics: Metrics
     transport: Transport
     codec: Codec
+    memory: PeerMemory = field(default_factory=PeerMemory)
+    returned: bool = False
+    """It comes back from a crash: the store is what it was, the learner stands at the initial vector."""
+    meet: Callable[[int], Awaitable[None]] | None = None
+    """The runtime's barrier, where it has one."""
     _handlers: dict[type[Message], Handler] = field(default_factory=dict)
     _questions: dict[int, _Question] = field(default_factory=dict)
     _asked: int = field(init=False)
-    _patience: dict[PeerId, Patience] = field(default_factory=dict)
-    _patience_with_all: Patience = field(default_factory=Patience)
     _overdue: dict[PeerId, tuple[int, float]] = field(default_factory=dict)
     """The last question to each peer that was given up: its number, and when it was asked."""
-    _published: dict[str, Model] = field(default_factory=dict)
-    _waiting: dict[PeerId, list[tuple[Pull, asyncio.Future[Model]]]] = field(default_factory=dict)
+    _waiting: dict[PeerId, list[Envelope]] = field(default_factory=dict)
     """Pulls that wait for their round, by sender: the last ``_PULLS`` of each, so that nobody can fill the memory."""
     _tasks: list[asyncio.Future[Message | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         # Questions are numbered from a secret start: a reply meant for this peer before a crash matches none of them.
         self._asked = self.secrets.getrandbits(62)
-        self.handle(Pull, self._on_pull)
 
     # Asking and telling
 
@@ -186,28 +217,17 @@ class Peer:
 
         Raises PeerUnreachable if no reply came in time or the peer is known to be gone.
         """
-        question = self._post(to, message, timeout)
-        try:
-            return await question.future
-        finally:
-            self._forget(question)
+        (reply,) = await self._ask((to,), message, timeout)
+        if isinstance(reply, Message):
+            return reply
+        raise reply or PeerUnreachable("no answer", where=to)
 
     async def ask_all(
         self, to: Sequence[PeerId], message: Message, timeout: float | None = None
     ) -> list[Message | None]:
         """The replies in the order of ``to``; None for a peer that did not answer."""
-        questions = [self._post(peer, message, timeout) for peer in to]
-        replies: list[Message | None] = []
-        try:
-            for question in questions:
-                try:
-                    replies.append(await question.future)
-                except PeerUnreachable:
-                    replies.append(None)
-        finally:
-            for question in questions:
-                self._forget(question)
-        return replies
+        replies = await self._ask(to, message, timeout)
+        return [reply if isinstance(reply, Message) else None for reply in replies]
 
     def send(self, to: PeerId, message: Message) -> None:
         """Tell ``to`` something; no reply, and no notice if it is lost."""
@@ -217,29 +237,39 @@ class Peer:
         """Answer messages of a type with ``function(sender, message)``: a message, an awaitable of one, or None."""
         self._handlers[kind] = function
 
+    # Rounds
+
+    async def checkpoint(self, round: int) -> None:
+        """Stand before a round, everything in the store and the learner: the runtime may save the peer here.
+
+        In some rounds this is a barrier, at which all peers meet; a run that is resumed starts again from it. A
+        protocol that never comes here runs all the same, without checkpoints.
+        """
+        if self.meet is not None:
+            await self.meet(round)
+
     # Publishing
 
     def publish(self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model") -> None:
         """Let others pull this snapshot from now on; answers those who wait for this round."""
         model = Model(round, channel, snapshot, self.learner.samples, degree)
-        self._published[channel] = model
+        self.memory.published[channel] = model
         for sender, waiting in list(self._waiting.items()):
-            still = []
-            for pull, future in waiting:
-                if pull.channel != channel or pull.round > round:
-                    still.append((pull, future))
-                elif not future.done():
-                    future.set_result(model)
-            self._waiting[sender] = still
+            ready = [envelope for envelope in waiting if _served(envelope.message, model)]
+            if ready:
+                self._waiting[sender] = [envelope for envelope in waiting if envelope not in ready]
+                for envelope in ready:
+                    self._reply(sender, envelope, model)
 
     async def pull(
         self,
         whom: Sequence[PeerId],
         round: int,
         channel: str = "model",
+        timeout: float | None = None,
     ) -> dict[PeerId, Model]:
         """What each of ``whom`` has published for this round or a later one; who did not answer is left out."""
-        replies = await self.ask_all(whom, Pull(round, channel))
+        replies = await self.ask_all(whom, Pull(round, channel), timeout)
         models: dict[PeerId, Model] = {}
         for peer, reply in zip(whom, replies, strict=True):
             if isinstance(reply, Model) and reply.round >= round and reply.channel == channel:
@@ -248,16 +278,15 @@ class Peer:
                 self.metrics.dropped(peer, MessageError("a reply to a pull was not what was asked for", where=peer))
         return models
 
-    def _on_pull(self, sender: PeerId, pull: Pull) -> Model | asyncio.Future[Model]:
-        model = self._published.get(pull.channel)
-        if model is not None and model.round >= pull.round:
-            return model
-        future: asyncio.Future[Model] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(sender, [])
-        waiting.append((pull, future))
-        if len(waiting) > _PULLS:
-            waiting.pop(0)[1].cancel()
-        return future
+    def _on_pull(self, sender: PeerId, envelope: Envelope, pull: Pull) -> None:
+        model = self.memory.published.get(pull.channel)
+        if model is not None and _served(pull, model):
+            self._reply(sender, envelope, model)
+        elif envelope.kind == "ask":
+            waiting = self._waiting.setdefault(sender, [])
+            waiting.append(envelope)
+            if len(waiting) > _PULLS:
+                del waiting[0]
 
     # What the transport calls
 
@@ -268,14 +297,15 @@ class Peer:
             if envelope.kind == "reply":
                 self._on_reply(sender, envelope)
                 return
+            if isinstance(envelope.message, Pull) and Pull not in self._handlers:
+                self._on_pull(sender, envelope, envelope.message)
+                return
             outcome = self._handler(sender, envelope.message)(sender, envelope.message)
         except MessageError as error:
             self.metrics.dropped(sender, error)
             return
         if isinstance(outcome, Message):
             self._reply(sender, envelope, outcome)
-        elif isinstance(outcome, asyncio.Future):
-            outcome.add_done_callback(lambda future: self._reply_later(sender, envelope, future))
         elif outcome is not None:
             task = asyncio.ensure_future(outcome)
             self._tasks.append(task)
@@ -286,36 +316,54 @@ class Peer:
         """Stop: everything that waits is cancelled."""
         for task in self._tasks:
             task.cancel()
-        for waiting in self._waiting.values():
-            for _, future in waiting:
-                future.cancel()
         for question in list(self._questions.values()):
-            self._forget(question)
+            self._forget(question.together)
+            question.together.over.cancel()
         self._waiting = {}
 
     def waits_for(self) -> str:
         """What this peer waits for, in words: named when nothing can go on."""
-        asked = sorted({question.to for question in self._questions.values() if not question.future.done()})
+        asked = sorted({question.to for question in self._questions.values()})
         return f"an answer of {', '.join(asked)}" if asked else "something other than an answer"
 
-    def _post(self, to: PeerId, message: Message, timeout: float | None) -> _Question:
+    async def _ask(
+        self, to: Sequence[PeerId], message: Message, timeout: float | None
+    ) -> list[Message | PeerUnreachable | None]:
+        """For each of ``to`` its reply, or why there is none. One future and one timer, however many they are."""
+        if not to:
+            return []
         loop = asyncio.get_running_loop()
-        self._asked += 1
-        number = self._asked
-        seconds = self._patience_with(to).seconds() if timeout is None else timeout
-        question = _Question(number, to, loop.create_future(), loop.time(), seconds)
-        self._questions[number] = question
-        question.future.add_done_callback(lambda _: self._questions.pop(number, None))
-        question.timer = loop.call_later(seconds, self._time_out, question)
-        self.transport.post(to, self.codec.encode(Envelope("ask", number, message)), lambda: self._gone(question))
-        return question
+        together = _Questions(len(to), loop)
+        now = loop.time()
+        for position, peer in enumerate(to):
+            self._asked += 1
+            seconds = self._patience_with(peer).seconds() if timeout is None else timeout
+            question = _Question(self._asked, peer, now, seconds, position, together)
+            self._questions[self._asked] = question
+            together.posted.append(question)
+            frame = self.codec.encode(Envelope("ask", self._asked, message))
+            self.transport.post(peer, frame, partial(self._gone, question))
+        if together.open:
+            self._wait_for_next(together)
+        try:
+            await together.over
+        finally:
+            self._forget(together)
+        return together.replies
+
+    def _wait_for_next(self, together: _Questions) -> None:
+        """Set the timer to the first of the open questions that will be given up."""
+        ends = [q.asked + q.seconds for q in together.posted if q.number in self._questions]
+        if ends:
+            together.timer = asyncio.get_running_loop().call_at(min(ends), self._time_out, together)
 
     def _patience_with(self, peer: PeerId) -> Patience:
         """What is known of a peer's answers; of the last ``_PARTNERS`` peers dealt with."""
-        patience = self._patience.pop(peer, None) or Patience(self._patience_with_all)
-        self._patience[peer] = patience
-        if len(self._patience) > _PARTNERS:
-            del self._patience[next(iter(self._patience))]
+        known = self.memory.patience
+        patience = known.pop(peer, None) or Patience(self.memory.patience_with_all)
+        known[peer] = patience
+        if len(known) > _PARTNERS:
+            del known[next(iter(known))]
         return patience
 
     def _handler(self, sender: PeerId, message: Message) -> Handler:
@@ -326,8 +374,8 @@ class Peer:
 
     def _on_reply(self, sender: PeerId, envelope: Envelope) -> None:
         question = self._questions.get(envelope.id)
-        if question is None or question.future.done():
-            number, asked = self._overdue.get(sender, (0, 0.0))
+        if question is None:
+            number, asked = self._overdue.get(sender, (None, 0.0))
             if number == envelope.id:
                 del self._overdue[sender]
                 self._patience_with(sender).answered(self.clock.time() - asked)
@@ -335,7 +383,8 @@ class Peer:
         if question.to != sender:
             raise MessageError("a reply to another peer's question", where=sender)
         self._patience_with(sender).answered(self.clock.time() - question.asked)
-        question.future.set_result(envelope.message)
+        del self._questions[question.number]
+        question.together.settle(question, envelope.message)
 
     def _reply(self, to: PeerId, envelope: Envelope, reply: Message) -> None:
         if envelope.kind == "ask":
@@ -352,23 +401,31 @@ class Peer:
         if reply is not None:
             self._reply(to, envelope, reply)
 
-    def _time_out(self, question: _Question) -> None:
-        if not question.future.done():
-            self._patience_with(question.to).timed_out()
-            self._overdue[question.to] = question.number, question.asked
-            question.future.set_exception(
-                PeerUnreachable(f"no answer within {question.seconds:.3g} s", where=question.to)
-            )
+    def _time_out(self, together: _Questions) -> None:
+        now = asyncio.get_running_loop().time() + _TICK
+        for question in together.posted:
+            if question.number in self._questions and question.asked + question.seconds <= now:
+                del self._questions[question.number]
+                self._patience_with(question.to).timed_out()
+                self._overdue[question.to] = question.number, question.asked
+                what = f"no answer within {question.seconds:.3g} s"
+                together.settle(question, PeerUnreachable(what, where=question.to))
+        self._wait_for_next(together)
 
     def _gone(self, question: _Question) -> None:
-        if not question.future.done():
-            question.future.set_exception(PeerUnreachable("the peer is not running", where=question.to))
+        if self._questions.pop(question.number, None) is not None:
+            question.together.settle(question, PeerUnreachable("the peer is not running", where=question.to))
 
-    def _forget(self, question: _Question) -> None:
-        if question.timer is not None:
-            question.timer.cancel()
-        if not question.future.cancel() and not question.future.cancelled():
-            question.future.exception()  # seen: a caller that was cancelled leaves no warning behind
+    def _forget(self, together: _Questions) -> None:
+        if together.timer is not None:
+            together.timer.cancel()
+        for question in together.posted:
+            self._questions.pop(question.number, None)
+
+
+def _served(pull: Message, model: Model) -> bool:
+    """Whether this model answers the pull."""
+    return isinstance(pull, Pull) and pull.channel == model.channel and pull.round <= model.round
 
 
 def _ignore() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, overload
+from typing import Annotated, Any, overload
 
 import networkx
 from pydantic import Field
 
-from coterie.errors import SpecError
+from coterie.errors import PluginError, SpecError
 from coterie.protocols.peer import PeerId
-from coterie.registry import topologies
+from coterie.registry import guarded, topologies
 from coterie.seeds import derive
 from coterie.spec import Spec
 
@@ -66,8 +67,14 @@ class Topology:
 
     @classmethod
     def of(cls, spec: Spec, peers: int) -> Topology:
-        """The spec's graph over ``peers`` peers. Raises SpecError where there is none of that kind and size."""
-        return cls(spec.choices["topology"](peers, derive(spec.seed, "topology")))
+        """The spec's graph over ``peers`` peers. Raises SpecError where there is none of that kind and size.
+
+        Raises PluginError where a user's own function fails or gives no such lists.
+        """
+        choice = spec.choices["topology"]
+        with guarded(choice.component, "topology.kind"):
+            found = choice(peers, derive(spec.seed, "topology"))
+        return cls(_checked(found, peers) if choice.component.file else found)
 
     def induced(self, kept: Sequence[int]) -> Topology:
         """The graph among ``kept`` alone, renumbered in their order."""
@@ -145,6 +152,28 @@ def edges(peers: int, seed: int, *, edges: list[list[int]]) -> Adjacency:
             )
         graph.add_edge(*pair)
     return _lists(graph)
+
+
+def _checked(found: Any, peers: int) -> Adjacency:
+    """The lists of neighbours that a user's own function gave; sorted, as the order must not matter."""
+    try:
+        lists = [sorted(map(operator.index, neighbours)) for neighbours in found]
+    except TypeError:
+        lists = []
+    for own, neighbours in enumerate(lists):
+        if own in neighbours or len(set(neighbours)) < len(neighbours) or not all(0 <= n < peers for n in neighbours):
+            raise PluginError(
+                f"peer {own} cannot have the neighbours {neighbours[:10]}",
+                where="topology.kind",
+                remedy=f"Name each neighbour once, by its number in 0..{peers - 1}, and never the peer itself.",
+            )
+    if len(lists) != peers:
+        raise PluginError(
+            f"the topology gave {len(lists)} lists of neighbours for {peers} peers",
+            where="topology.kind",
+            remedy="Return a list of neighbours' numbers for each peer.",
+        )
+    return lists
 
 
 def _connected(draw: Callable[[int], networkx.Graph[int]]) -> Adjacency:

@@ -17,7 +17,7 @@ _INTERRUPTED = {
     "code": "interrupted",
     "what": "interrupted: the run is not complete",
     "where": "",
-    "remedy": "Its directory keeps what was measured so far; 'coterie report RUN' shows it.",
+    "remedy": "'coterie resume RUN' goes on from the last checkpoint; 'coterie report RUN' shows what there is.",
 }
 _STATED = ("accuracy", "loss", "metrics")
 _FIGURES = ("attack_rate", "epsilon", "seconds", "virtual_seconds", "bytes_sent")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import networkx as nx
@@ -49,7 +49,10 @@ class History:
         """The history that ``records`` tell; there must be at least one."""
         last: dict[int, PeerMetrics] = {}
         for record in records:
-            if record.index not in last or record.round >= last[record.index].round:
+            known = last.get(record.index)
+            if known is None or record.round >= known.round:
+                if known is not None and known.trust and record.trust is not None:
+                    record = replace(record, trust={**known.trust, **record.trust})
                 last[record.index] = record
         order = sorted(last)
         row = {index: i for i, index in enumerate(order)}
@@ -85,7 +88,7 @@ def accuracy(history: History) -> bytes:
     right.set_title("Test loss")
     _loss_limits(right, history.loss[~history.attacker] if not history.attacker.all() else history.loss)
     _legend(figure, left)
-    return _png(figure)
+    return png(figure)
 
 
 def seeds(curves: Mapping[int, tuple[Array, Array]]) -> bytes:
@@ -109,7 +112,7 @@ def seeds(curves: Mapping[int, tuple[Array, Array]]) -> bytes:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     _rounds(axes)
     _legend(figure, axes)
-    return _png(figure)
+    return png(figure)
 
 
 def traffic(history: History) -> bytes:
@@ -124,7 +127,7 @@ def traffic(history: History) -> bytes:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
     _legend(figure, left)
-    return _png(figure)
+    return png(figure)
 
 
 def judgement(history: History) -> tuple[str, Array] | None:
@@ -168,7 +171,7 @@ def trust(history: History) -> bytes | None:
     axes.set_ylabel("who judges")
     axes.set_xlabel("who is judged")
     figure.colorbar(image, ax=axes, shrink=0.8, label=kind)
-    return _png(figure)
+    return png(figure)
 
 
 def topology(edges: Sequence[tuple[int, int]], history: History | None) -> bytes:
@@ -197,7 +200,7 @@ def topology(edges: Sequence[tuple[int, int]], history: History | None) -> bytes
     axes.set_title(f"{len(graph)} peers, {graph.number_of_edges()} links")
     axes.set_axis_off()
     axes.margins(0.08)
-    return _png(figure)
+    return png(figure)
 
 
 def _places(graph: nx.Graph[int]) -> dict[int, Array]:
@@ -222,7 +225,7 @@ def _degrees(graph: nx.Graph[int]) -> bytes:
     axes.set_xlabel("neighbours")
     axes.set_ylabel("peers")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _png(figure)
+    return png(figure)
 
 
 def _curves(axes: Axes, rounds: Array, rows: Array, attacker: Array) -> None:
@@ -340,7 +343,8 @@ def _legend(figure: Figure, axes: Axes) -> None:
     figure.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=4, frameon=False)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=130)
     return buffer.getvalue()

@@ -70,8 +70,9 @@ class RichProgress:
         self._name = f"{spec.federation.name}, seed {spec.seed}"
         self._peers, self._accuracy = peers, ""
         self._started = self._spoken = self._clock()
+        self._first: int | None = None
         if self._console.is_terminal:
-            self._bar = _bar(self._console)
+            self._bar = live_bar(self._console)
             self._task = self._bar.add_task(escape(self._name), total=spec.federation.rounds, figures="")
             self._bar.start()
         else:
@@ -86,10 +87,11 @@ class RichProgress:
             self._bar.update(self._task, completed=round, total=rounds, figures=figures)
             return
         now = self._clock()
+        self._first = round if self._first is None else self._first  # not 1 in a run that goes on
         if now - self._spoken >= self._interval or round == rounds:
             self._spoken = now
-            elapsed = now - self._started
-            left = f", {duration(elapsed * (rounds - round) / round)} left" if 0 < round < rounds else ""
+            elapsed, done = now - self._started, round - self._first + 1
+            left = f", {duration(elapsed * (rounds - round) / done)} left" if 0 < round < rounds else ""
             self._say(f"{self._name}: round {round}/{rounds}, {figures}, {duration(elapsed)}{left}")
 
     def finish(self, result: Result) -> None:
@@ -107,7 +109,8 @@ class RichProgress:
             self._bar = None
 
 
-def _bar(console: Console) -> Bar:
+def live_bar(console: Console) -> Bar:
+    """The live line: description, bar, how many of how many, the field ``figures``, time gone and time left."""
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()]
     columns += [TextColumn("{task.fields[figures]}"), TimeElapsedColumn(), TimeRemainingColumn()]
     return Bar(*columns, console=console, transient=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import re
+import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -23,7 +25,7 @@ from coterie.runtime._result import SCHEMA, Result, combine, summary
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SCHEMA", "PeerMetrics", "Result", "RunDirectory", "combine", "summary"]
+__all__ = ["SCHEMA", "Origin", "PeerMetrics", "Result", "RunDirectory", "combine", "json_text", "summary"]
 
 _T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -47,6 +49,8 @@ class PeerMetrics:
     weights: dict[str, float] = field(default_factory=dict)
     """Of the last aggregation, the peer's own included."""
     trust: dict[str, float] | None = None
+    attack_rate: float | None = None
+    """Share of the test samples of the attacked classes that are taken for what the attack wants; None without one."""
 
 
 class _Line(msgspec.Struct):
@@ -63,6 +67,7 @@ class _Line(msgspec.Struct):
     bytes_sent: int
     weights: dict[str, float | None]
     trust: dict[str, float | None] | None
+    attack_rate: float | None = None
 
     def record(self) -> PeerMetrics:
         values = {f.name: getattr(self, f.name) for f in fields(PeerMetrics)}
@@ -72,11 +77,22 @@ class _Line(msgspec.Struct):
         return PeerMetrics(**values)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a run found its data and plug-ins, for going on with it later."""
+
+    base: str
+    """The folder that relative paths of the spec start from."""
+    data_dir: str | None
+
+
 class RunDirectory:
     """The files of one run, or of several seeds: then each has a directory of its own in it, such as ``seed-7``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._made: tuple[Path, ...] = ()
+        """The folders that ``create`` has made, innermost first."""
         self._stream: IO[bytes] | None = None
         self._round = -1
 
@@ -88,22 +104,88 @@ class RunDirectory:
         if path is None:
             if not _NAME.fullmatch(name):
                 raise OutputError(f"{name!r} cannot name a directory", remedy="Use letters, digits, '.', '_' and '-'.")
-            return cls(_first_free(Path("runs"), name))
+            parent = Path("runs")
+            above = () if parent.exists() else (parent,)
+            run = cls(_first_free(parent, name))
+            run._made = (run.path, *above)
+            return run
+        run = cls(path)
         with _writing(path):
+            run._made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise OutputError(
                     "it exists already, and a run never overwrites",
                     where=str(path),
                     remedy="Name a new directory with --out, or leave --out away.",
                 )
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass  # a directory we may not write to is better found now than after the run
-        return cls(path)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=path):
+                    pass  # a directory we may not write to is better found now than after the run
+            except OSError:
+                run.discard()
+                raise
+        return run
 
-    def write_spec(self, tables: Mapping[str, Any]) -> None:
-        """``spec.toml``: the resolved spec. Keys that are None are left out."""
+    @property
+    def measured(self) -> bool:
+        """Whether it holds more than a beginning: a line of metrics, a checkpoint, or a seed of which that is true."""
+        lines = self.path / "metrics.jsonl"
+        saved = self.path / "checkpoint" / "state.msgpack"
+        return (
+            (lines.exists() and lines.stat().st_size > 0)
+            or saved.exists()
+            or any(one.ended_well or one.measured for one in self.seeds.values())
+        )
+
+    def discard(self) -> None:
+        """Take back ``create``: remove what is in the directory, and the folders that were made for it."""
+        self._abandon()
+        with suppress(OSError):
+            for path in self.path.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
+
+    def write_spec(self, tables: Mapping[str, Any], seeds: Sequence[int] = ()) -> None:
+        """``spec.toml``: the resolved spec, with all its ``seeds`` where there are several. None is left out."""
+        if len(seeds) > 1:
+            tables = {**tables, "federation": {**tables["federation"], "seed": list(seeds)}}
         self.write("spec.toml", tomli_w.dumps(_without_none(tables)).encode())
+
+    def of_seed(self, seed: int) -> RunDirectory:
+        """The directory of one of several seeds, which is made where there is none."""
+        path = self.path / f"seed-{seed}"
+        with _writing(path):
+            path.mkdir(exist_ok=True)
+        return RunDirectory(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Raise OutputError where another process works on this directory; the lock ends with the process."""
+        with _writing(self.path):
+            descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise OutputError(
+                "another process is at work on this run", where=str(self.path), remedy="Wait, or stop it."
+            ) from None
+        finally:
+            os.close(descriptor)
+
+    def write_origin(self, origin: Origin) -> None:
+        """``checkpoint/origin.json``."""
+        self.write("checkpoint/origin.json", msgspec.json.encode(origin))
+
+    def forget_checkpoint(self) -> None:
+        """Remove ``checkpoint``: the run has ended well."""
+        shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
 
     def metrics(self, record: PeerMetrics) -> None:
         """Append one line to ``metrics.jsonl``; what is buffered goes to disk when a later round begins."""
@@ -116,12 +198,46 @@ class RunDirectory:
                 self._stream.flush()
             self._stream.write(msgspec.json.encode(record, enc_hook=_plain) + b"\n")
 
+    def flush_metrics(self) -> int:
+        """Bring ``metrics.jsonl`` to the disk; gives its length in bytes."""
+        path = self.path / "metrics.jsonl"
+        if self._stream is None:
+            return path.stat().st_size if path.exists() else 0
+        with _writing(path):
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            return self._stream.tell()
+
+    def cut_metrics(self, nbytes: int) -> None:
+        """Forget the lines of ``metrics.jsonl`` that were written after it had this length.
+
+        Raises DataError where it is shorter.
+        """
+        path = self.path / "metrics.jsonl"
+        length = path.stat().st_size if path.exists() else 0
+        if length < nbytes:
+            raise DataError(
+                f"the file is damaged: it has {length} bytes, and had {nbytes} at the checkpoint",
+                where=str(path),
+                remedy="Run the spec again.",
+            )
+        with _writing(path):
+            if nbytes:
+                os.truncate(path, nbytes)
+            else:
+                path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Flush and close ``metrics.jsonl``."""
         if self._stream is not None:
             stream, self._stream = self._stream, None
             with _writing(self.path / "metrics.jsonl"):
                 stream.close()
+
+    def _abandon(self) -> None:
+        """Close ``metrics.jsonl``; what cannot be written any more is lost."""
+        with suppress(OutputError):
+            self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -131,9 +247,10 @@ class RunDirectory:
 
     def write_result(self, result: Result) -> None:
         """``result.json``, whole or not at all; ``metrics.jsonl`` is closed first."""
-        self.close()
-        text = json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-        self.write("result.json", f"{text}\n".encode())
+        try:
+            self.close()
+        finally:
+            self.write("result.json", json_text(result.to_json()))
 
     def write_topology(self, edges: Iterable[tuple[int, int]]) -> None:
         """``topology.json``: undirected edges as pairs of peer indices. Leave it out where everybody is a neighbour."""
@@ -219,6 +336,18 @@ class RunDirectory:
         return records
 
     @property
+    def ended_well(self) -> bool:
+        """Whether there is a result, and not that of a failure."""
+        return (self.path / "result.json").exists() and self.result.ok
+
+    @property
+    def origin(self) -> Origin:
+        """Where the run found its data; for a run that has ended, this directory."""
+        if not (self.path / "checkpoint" / "origin.json").exists():
+            return Origin(str(self.path.resolve()), None)
+        return self._read("checkpoint/origin.json", lambda content: msgspec.json.decode(content, type=Origin))
+
+    @property
     def topology(self) -> list[tuple[int, int]] | None:
         """The edges of ``topology.json``; None where there is no such file."""
         if not (self.path / "topology.json").exists():
@@ -248,6 +377,11 @@ class RunDirectory:
             return decode(content)
         except (ValueError, KeyError, msgspec.MsgspecError) as error:
             raise DataError(f"the file is damaged: {error}", where=str(path), remedy="Run the spec again.") from None
+
+
+def json_text(record: Mapping[str, Any]) -> bytes:
+    """The content of a JSON file that people may read, too."""
+    return f"{json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)}\n".encode()
 
 
 def _first_free(parent: Path, name: str) -> Path:

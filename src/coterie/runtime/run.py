@@ -1,4 +1,5 @@
-"""``coterie.run``: from a spec to a result and a run directory. ``coterie.load``: the final models back."""
+"""``coterie.run``: from a spec to a result and a run directory. ``coterie.resume``: on from where a run stopped.
+``coterie.load``: the final models back."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -23,13 +25,16 @@ from torch import nn
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
 from coterie import spec as specs
-from coterie.errors import CoterieError, DataError, SpecError, near_miss
-from coterie.runtime.progress import Progress, Quiet
+from coterie.errors import CoterieError, DataError, LayoutMismatch, OutputError, SpecError, near_miss
+from coterie.runtime.notebook import shown
+from coterie.runtime.progress import Progress
 from coterie.runtime.report import write_report
-from coterie.runtime.results import Result, RunDirectory
+from coterie.runtime.results import Origin, Result, RunDirectory
+from coterie.runtime.simulation import checkpoint
 from coterie.runtime.simulation.build import Simulation
 from coterie.runtime.simulation.jobs import Executor
 from coterie.runtime.simulation.runner import Runner, build_module
+from coterie.runtime.simulation.stacked import StackedExecutor, chosen_device
 from coterie.runtime.simulation.work import Setup
 from coterie.runtime.simulation.workers import WorkerPool
 from coterie.spec import Spec
@@ -40,6 +45,8 @@ _ALONE = 5e9
 _MAX_EDGES = 100_000
 _MAX_MODELS = 100
 """How many peers' final models are written: the first honest ones."""
+_MISTAKE = SpecError.exit_status
+"""The exit status of what the user can mend."""
 
 
 def run(
@@ -50,24 +57,54 @@ def run(
     out: Path | None = None,
     data_dir: Path | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Result:
     """Run the federation that ``spec`` describes, in virtual time, and write its run directory.
 
     ``spec``: a TOML file, its tables, or nothing for the built-in digits federation; ``sets``: ``"table.key=value"``
     over it. ``seeds``: one run each, and a result of means and deviations. ``out``: a new directory (default
     ``runs/NAME``). ``workers``: worker processes, 0 for none; by default one a core, or none for a small run. The
-    result does not depend on it.
+    result does not depend on it. ``progress``: by default a live bar in a notebook and nothing elsewhere; True for a
+    live line on a terminal too, and plain lines where there is none; False for nothing; or a Progress of your own.
 
-    Raises SpecError, DataError, OutputError for what the user can mend, RunError for a run that could not go on; the
-    run directory then holds the failed result.
+    Raises SpecError, DataError, OutputError for what the user can mend, RunError for a run that could not go on. The
+    run directory then holds the failed result; but there is none where a mistake was found before anything was
+    measured.
     """
     checked = specs.load(spec, sets)
     wanted = checked.seeds if seeds is None else seeds
     chosen = [checked.with_values({"federation.seed": seed}) for seed in wanted]
     if not chosen or len({one.seed for one in chosen}) < len(chosen):
         raise SpecError("seeds must be one or more different numbers", where="seeds", remedy="Name each seed once.")
-    return _interruptible(lambda stop: _run_all(chosen, out, data_dir, workers, progress or Quiet(), stop))
+    directory = RunDirectory.create(out, chosen[0].federation.name)
+    origin = Origin(str(checked.base.resolve()), None if data_dir is None else str(data_dir.resolve()))
+    with directory.locked(), shown(progress) as told:
+        try:
+            directory.write_spec(chosen[0].resolved(), [one.seed for one in chosen])
+            return _interruptible(lambda stop: _run_all(chosen, directory, origin, workers, told, stop))
+        except CoterieError as error:
+            if error.exit_status == _MISTAKE and not directory.measured:
+                directory.discard()
+                if isinstance(error.result, Result):
+                    error.result = replace(error.result, run="")
+            raise
+
+
+def resume(directory: str | Path, *, workers: int | None = None, progress: Progress | bool | None = None) -> Result:
+    """Go on with a run that was interrupted or killed, from its last checkpoint; the result is that of one piece.
+
+    Of several seeds, those that ended well are kept. A run without a checkpoint starts anew, one that is complete just
+    gives its result. Data and plug-ins are looked for where the run found them.
+
+    Raises DataError for what is no run directory or a damaged checkpoint, SpecError where the spec or a plug-in is not
+    what it was, OutputError while another process is at work on it, and what ``run`` raises.
+    """
+    found = RunDirectory.open(Path(directory))
+    with found.locked(), shown(progress) as told:
+        origin = found.origin
+        checked = specs.check(found.spec, Path(origin.base))
+        chosen = [checked.with_values({"federation.seed": seed}) for seed in checked.seeds]
+        return _interruptible(lambda stop: _run_all(chosen, found, origin, workers, told, stop))
 
 
 def load(directory: str | Path, peer: str | None = None) -> nn.Module:
@@ -92,29 +129,47 @@ def load(directory: str | Path, peer: str | None = None) -> nn.Module:
         raise DataError(f"cannot be read: {error}", where=str(files[name]), remedy="Run the spec again.") from None
     with _generators_kept():
         module = build_module(spec, shape, classes)
-    module.load_state_dict(state)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise LayoutMismatch(
+            f"the model of the spec is not the one that was trained: {error}",
+            where=str(files[name]),
+            remedy="Bring back the file that defines it.",
+        ) from None
     return module.eval()
 
 
 def _run_all(
     chosen: Sequence[Spec],
-    out: Path | None,
-    data_dir: Path | None,
+    parent: RunDirectory,
+    origin: Origin,
     workers: int | None,
     progress: Progress,
     stop: threading.Event,
 ) -> Result:
-    parent = RunDirectory.create(out, chosen[0].federation.name)
+    """Run what has not ended well yet."""
+    if parent.ended_well:
+        return parent.result
     results = []
+    ended = {seed: directory.result for seed, directory in parent.seeds.items() if directory.ended_well}
+    if len(ended) < len(chosen):
+        for spec in chosen:
+            if spec.seed in ended:
+                _require_same(spec, ended[spec.seed].spec_hash, parent)
+    parent.write_origin(origin)
     with _generators_kept(), _Workers(workers, len(chosen)) as pool:
         for spec in chosen:
-            several = len(chosen) > 1
-            directory = RunDirectory.create(parent.path / f"seed-{spec.seed}", "") if several else parent
-            results.append(_run_one(spec, directory, data_dir, pool, progress, stop))
+            if spec.seed in ended:
+                results.append(ended[spec.seed])
+                continue
+            directory = parent.of_seed(spec.seed) if len(chosen) > 1 else parent
+            directory.write_spec(spec.resolved(), [spec.seed])
+            directory.write_origin(origin)
+            results.append(_run_one(spec, directory, origin, pool, progress, stop))
     if len(results) == 1:
         return results[0]
     combined = Result.of_seeds(results, str(parent.path))
-    parent.write_spec(chosen[0].resolved())
     parent.write_result(combined)
     write_report(parent.path)
     return combined
@@ -123,12 +178,17 @@ def _run_all(
 def _run_one(
     spec: Spec,
     directory: RunDirectory,
-    data_dir: Path | None,
+    origin: Origin,
     pool: _Workers,
     progress: Progress,
     stop: threading.Event,
 ) -> Result:
     started, rounds = time.monotonic(), spec.federation.rounds
+    saved = checkpoint.load(directory)
+    if saved is not None:
+        _require_same(spec, saved.spec_hash, directory)
+        started -= saved.seconds
+    directory.cut_metrics(saved.metrics_bytes if saved else 0)
     known: dict[str, Any] = {
         "run": str(directory.path),
         "spec_hash": spec.hash,
@@ -142,32 +202,50 @@ def _run_one(
         progress.round_done(index + 1, rounds, accuracies, sent)
 
     try:
-        directory.write_spec(spec.resolved())
         _keep_plugins(spec, directory)
-        dataset = data.load(spec.dataset, data_dir)
+        dataset = data.load(spec.dataset, None if origin.data_dir is None else Path(origin.data_dir))
         with Simulation(spec, dataset, pool.executor, directory.metrics, on_round, stop) as simulation:
             federation = simulation.federation
             progress.start(spec, len(federation.ids))
             if federation.topology.edge_count <= _MAX_EDGES:
                 directory.write_topology(federation.topology.edges())
-            federation.run()
+            if saved is not None:
+                checkpoint.restore(directory, saved, federation, simulation.arena)
+            federation.run(lambda: checkpoint.save(directory, federation, simulation.arena, time.monotonic() - started))
             figures = simulation.outcome()
             described = {"shape": ",".join(map(str, dataset.shape)), "classes": str(dataset.classes)}
             for peer, state in simulation.models(_MAX_MODELS).items():
                 directory.write_model(peer, state, described)
     except BaseException as error:
         failed = Result.failure(error, **known, seconds=time.monotonic() - started)
-        directory.write_result(failed)
-        write_report(directory.path)
+        with suppress(OutputError):  # on a full disk, say, the error itself must still be told
+            directory.write_result(failed)
+            write_report(directory.path)
         if isinstance(error, CoterieError):
             error.result = failed
         raise
     gc.collect()  # a finished simulation is full of cycles, and holds shared memory until they are found
     result = Result(status="ok", **known, **figures, seconds=time.monotonic() - started)
     directory.write_result(result)
-    write_report(directory.path)
+    directory.forget_checkpoint()
+    try:
+        write_report(directory.path)
+    except OutputError as error:
+        error.remedy = f"The run itself is whole. Make room, then: coterie report {directory.path}"
+        error.result = replace(result, status="failed", error=error.record())
+        raise
     progress.finish(result)
     return result
+
+
+def _require_same(spec: Spec, spec_hash: str | None, directory: RunDirectory) -> None:
+    """Raise SpecError unless what is there, of this hash, belongs to this very spec, plug-ins included."""
+    if spec_hash != spec.hash:
+        raise SpecError(
+            "the spec, or a file that it names, is not what it was when the run was interrupted",
+            where=str(directory.path),
+            remedy="Bring it back, or run the new one in another directory.",
+        )
 
 
 def _keep_plugins(spec: Spec, directory: RunDirectory) -> None:
@@ -193,7 +271,10 @@ class _Workers:
             self._pool.close()
 
     def executor(self, setup: Setup, local: Runner, work: float) -> Executor:
-        """Who does the jobs of one run: worker processes, or ``local`` in this one."""
+        """Who does the jobs of one run: a CUDA device, worker processes, or ``local`` in this one."""
+        device = chosen_device(local.spec)
+        if device is not None:
+            return StackedExecutor(local, device)
         count = self._count if self._count is not None else 0 if work * self._runs < _ALONE else os.cpu_count() or 1
         if count == 0:
             return local

@@ -38,6 +38,9 @@ def random_mean(own, received, context, state, judge):  # type: ignore[no-untype
     weights[0] = share if len(received) else 1.0
     calls = (state or {"calls": 0})["calls"] + 1
     assert judge.loss(own) > 0
+    outputs, labels = judge.training_outputs(own)
+    assert len(outputs) == len(labels) == context.samples[0]
+    assert 0 <= context.round < context.rounds
     return weights @ rows, weights, {"calls": calls, "trust": dict.fromkeys(context.peer_ids, 1 / calls)}
 
 
@@ -58,6 +61,12 @@ def in_place(own, received, context, state, judge):  # type: ignore[no-untyped-d
     return mixed, weights, {"last": received[0] if len(received) else own}
 
 
+def own_memory(own, received, context, state, judge):  # type: ignore[no-untyped-def]
+    """Half of the own vector, and half of what it was a round ago, remembered as it was given."""
+    last = (state or {"last": own})["last"]
+    return 0.5 * own + 0.5 * last, torch.eye(len(received) + 1)[0], {"last": own}
+
+
 def restless(shape: tuple[int, ...], classes: int) -> nn.Module:
     """Draws at evaluation too, and changes its input in place."""
 
@@ -75,3 +84,20 @@ def restless(shape: tuple[int, ...], classes: int) -> nn.Module:
 async def sleepy(peer, rounds):  # type: ignore[no-untyped-def]
     """A protocol that waits for a future nobody will set."""
     await asyncio.get_running_loop().create_future()
+
+
+async def mixes_first(peer, rounds):  # type: ignore[no-untyped-def]
+    """A protocol whose rounds begin with the mixing: the vector before the last fit matters across a barrier."""
+    memory = peer.store.get("mixes_first") or {"round": 0, "state": None}
+    state = memory["state"]
+    if peer.returned and "vector" in memory:
+        await peer.learner.adopt(memory["vector"])
+    for round in range(memory["round"], rounds):
+        await peer.checkpoint(round)
+        models = await peer.pull(peer.neighbours, round - 1) if round else {}
+        mixed = await peer.learner.aggregate(models, round, degree=len(peer.neighbours), state=state)
+        state = mixed.state
+        fitted = await peer.learner.fit(round)
+        peer.publish(fitted.snapshot, round, degree=len(peer.neighbours))
+        peer.metrics.round_done(round, fitted.loss, mixed)
+        peer.store.put("mixes_first", {"round": round + 1, "state": state, "vector": fitted.snapshot})

@@ -8,6 +8,7 @@ from small_federation import simulate, small
 
 from coterie import data
 from coterie.adversary import attackers
+from coterie.errors import SpecError
 from coterie.runtime.simulation.build import peer_ids, place
 
 ATTACK = {"attack__kind": "label_flip", "attack__map": {"1": 2}, "attack__fraction": 0.34}
@@ -47,6 +48,23 @@ def test_central_has_one_learner_with_all_training_data() -> None:
     apart = place(small(), data.load(spec.dataset, None))
     assert parts.ids == ("pooled",)
     assert sorted(parts.train[0]) == sorted(np.concatenate(apart.train))
+
+
+def test_root_only_has_one_learner_with_the_root_sample_that_others_would_have() -> None:
+    spec = small(federation__protocol="root_only", data__root=30, **ATTACK)
+    dataset = data.load(spec.dataset, None)
+    parts = place(spec, dataset)
+    attacked = place(small(data__root=30, **ATTACK), dataset)
+    assert (parts.ids, parts.attackers) == (("root",), frozenset())
+    assert np.array_equal(parts.train[0], attacked.root)
+    assert len(parts.train[0]) == 30
+    assert np.array_equal(parts.labels[parts.train[0]], dataset.y_train[parts.train[0]])
+
+
+def test_root_only_needs_a_root_sample() -> None:
+    spec = small(federation__protocol="root_only")
+    with pytest.raises(SpecError, match=r"data\.root.*root_only"):
+        place(spec, data.load(spec.dataset, None))
 
 
 @pytest.mark.parametrize("protocol", ["gossip", "isolated", "central", "fedavg"])

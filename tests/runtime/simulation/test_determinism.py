@@ -58,6 +58,23 @@ def test_worker_processes_change_no_bit(workers: int, parts: dict[str, Any]) -> 
     assert distributed == alone
 
 
+def test_what_a_rule_remembers_is_not_written_over_by_the_next_job() -> None:
+    """One worker and many peers: it does several jobs before it sends any outcome."""
+    spec = small(federation__peers=30, federation__rounds=3, aggregation__rule="fragile.py:own_memory")
+    expected, _ = simulate(spec)
+    pool = WorkerPool(1)
+
+    def executor(setup: Any, runner: Any) -> WorkerPool:
+        pool.prepare(setup, runner.vectors)
+        return pool
+
+    try:
+        found, _ = simulate(spec, None, executor)
+    finally:
+        pool.close()
+    assert found == expected
+
+
 class Shuffled:
     """Does the jobs of a batch in another order, one worker's worth at a time, as late as it may."""
 

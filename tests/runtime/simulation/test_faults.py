@@ -29,7 +29,7 @@ def test_federations_with_crashes_loss_and_partitions_end_well(protocol: str, fi
         assert all(member.finished for member in simulation.federation.members)
         assert figures["accuracy"]["min"] > 0.2
         crashed += sum(member.starts > 1 for member in simulation.federation.members)
-    assert crashed > 10
+    assert crashed > 5
 
 
 def test_a_peer_that_returns_goes_on_where_the_others_are() -> None:
@@ -40,6 +40,7 @@ def test_a_peer_that_returns_goes_on_where_the_others_are() -> None:
             federation__rounds=30,
             faults__crashes_per_minute=4.0,
             faults__restart_seconds=1.0,
+            run__checkpoint_every=0,  # nobody waits at a barrier for those who are away
         )
         records: list[Any] = []
         _, simulation = simulate(spec, records)
@@ -95,3 +96,27 @@ def test_an_error_in_a_users_rule_is_a_plugin_error() -> None:
 def test_a_rule_that_needs_held_out_data_says_so_where_there_is_none() -> None:
     with pytest.raises(SpecError, match=r"data\.validation"):
         simulate(small(aggregation__rule="fragile.py:random_mean", data__validation=0.0))
+
+
+def test_asynchronous_peers_wait_for_nobody() -> None:
+    """With peers of very different speeds, each ends when its own steps are done; waiting for rounds ties them."""
+    ends = {}
+    for asynchronous in (False, True):
+        spec = small(
+            federation__rounds=12,
+            compute__spread=1.5,
+            network__latency_ms=1.0,
+            run__checkpoint_every=0,
+            gossip__asynchronous=asynchronous,
+        )
+        records: list[Any] = []
+        figures, simulation = simulate(spec, records)
+        assert figures["accuracy"]["min"] > 0.85
+        ends[asynchronous] = {r.peer: r.time for r in records if r.round == 11}
+        alone = {m.id: 12 * 4 * m.learner._seconds_per_step for m in simulation.federation.members}
+    fastest = min(alone, key=lambda peer: alone[peer])
+    slowest = max(alone, key=lambda peer: alone[peer])
+    assert alone[slowest] > 4 * alone[fastest]
+    assert ends[True][fastest] < ends[False][fastest] / 1.5
+    # It waits for first models, and for latencies; a round is 3 steps and an aggregation, which counts as one.
+    assert ends[True][fastest] < 2 * alone[fastest] + alone[slowest] / 12

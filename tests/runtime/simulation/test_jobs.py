@@ -81,6 +81,22 @@ def test_a_deferred_job_goes_before_the_next_of_its_lane_and_reports_with_it(loo
     assert reports[1] == (3.0, ("done", "last look"))
 
 
+def test_a_job_deferred_while_another_of_its_lane_is_at_work_is_done(loop: VirtualLoop) -> None:
+    recorder, reports = Recorder(), list[Any]()
+    jobs = Jobs(loop, recorder)
+
+    async def main() -> None:
+        work = asyncio.create_task(jobs.run(0, "work", 2))
+        await asyncio.sleep(0)
+        await jobs.run(1, "first end", 1)  # both are handed out
+        jobs.defer(0, "look", reports.append)
+        await work
+
+    loop.run_until_complete(main())
+    assert recorder.batches == [["work", "first end"], ["look"]]
+    assert reports == [("done", "look")]
+
+
 def test_an_error_of_a_job_reaches_only_who_waits_for_it(loop: VirtualLoop) -> None:
     jobs = Jobs(loop, Recorder())
 
@@ -121,19 +137,35 @@ def test_a_crash_in_the_instant_a_job_ends_waits_for_nothing(loop: VirtualLoop) 
     jobs = Jobs(loop, recorder)
 
     async def main() -> None:
-        task = asyncio.create_task(jobs.run(0, "never begun", 5))
-
         def crash() -> None:
             jobs.drop(0)
             task.cancel()
 
-        loop.call_at(5.0, crash)
+        loop.at(5.0, crash)
+        task = asyncio.create_task(jobs.run(0, "never begun", 5))
         await asyncio.sleep(0)
         with pytest.raises(asyncio.CancelledError):
             await task
 
     loop.run_until_complete(main())
     assert recorder.batches in ([], [["never begun"]])
+
+
+def test_a_dropped_job_that_is_still_waited_for_is_never_done(loop: VirtualLoop) -> None:
+    """A protocol's task of its own outlives the crash: nobody may wait for a job that was never handed out."""
+    recorder, faults = Recorder(), list[Any]()
+    jobs = Jobs(loop, recorder)
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+
+    async def main() -> bool:
+        orphan = asyncio.create_task(jobs.run(0, "dropped", 2))
+        await asyncio.sleep(0)
+        jobs.drop(0)
+        await jobs.run(1, "another", 5)
+        return orphan.cancel()
+
+    assert loop.run_until_complete(main())
+    assert (recorder.batches, faults) == ([["another"]], [])
 
 
 def test_what_a_job_reads_lives_until_it_is_done(loop: VirtualLoop) -> None:

@@ -20,7 +20,8 @@ class World:
     def __init__(self, partitions: list[PartitionFault] | None = None, **table: float) -> None:
         self.loop = VirtualLoop()
         settings = NetworkTable(**{"latency_ms": 10.0, "jitter": 0.0, "bandwidth_mbps": 8.0, "loss": 0.0, **table})
-        self.network = SimulatedNetwork(self.loop, settings, partitions or [], Random(3))
+        self.network = SimulatedNetwork(settings, partitions or [])
+        self.network.begin(self.loop, Random(3))
         self.network.name_groups(dict(enumerate(IDS)))
         self.arrived: list[tuple[str, str, float]] = []
         self.failed: list[float] = []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import statistics
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,23 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 from coterie import data
-from coterie.adversary import attackers
-from coterie.errors import SpecError
+from coterie.adversary import attackers, falsifies
+from coterie.errors import PluginError, SpecError
 from coterie.layout import Layout
 from coterie.protocols import PeerId, Topology
+from coterie.registry import guarded
 from coterie.runtime.results import PeerMetrics, summary
-from coterie.runtime.simulation.clock import VirtualLoop
 from coterie.runtime.simulation.federation import Federation
-from coterie.runtime.simulation.jobs import Executor, Jobs, Ticket, run_all
+from coterie.runtime.simulation.jobs import Executor, Ticket, run_all
 from coterie.runtime.simulation.learner import Workplace
 from coterie.runtime.simulation.memory import Arena, SharedMemory
 from coterie.runtime.simulation.runner import Runner
 from coterie.runtime.simulation.work import Arrays, Setup
 from coterie.seeds import generator
-from coterie.spec import Spec
+from coterie.spec import Choice, Spec
 from coterie.training import Evaluation
 
 Indices: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float32]
 ChooseExecutor: TypeAlias = Callable[[Setup, Runner, float], Executor]
 """(what workers must know, a runner in this process, elements x samples of training) -> who does the jobs."""
 
@@ -39,6 +41,8 @@ ChooseExecutor: TypeAlias = Callable[[Setup, Runner, float], Executor]
 class Placement:
     """Who holds what, after attackers have poisoned their share and the protocol has pooled the data or not."""
 
+    dataset: data.Dataset
+    """Scaled as the peers have agreed."""
     ids: tuple[PeerId, ...]
     numbers: tuple[int, ...]
     """Each peer's number in the spec: an oracle run leaves some out."""
@@ -48,6 +52,8 @@ class Placement:
     validation: list[Indices]
     root: Indices
     topology: Topology
+    falsified: tuple[tuple[Indices, Floats], ...] = ()
+    """Samples that attackers have changed: their positions, all an attacker's own, and what is there instead."""
 
 
 def peer_ids(count: int) -> tuple[PeerId, ...]:
@@ -56,8 +62,19 @@ def peer_ids(count: int) -> tuple[PeerId, ...]:
     return tuple(f"peer-{index:0{width}d}" for index in range(count))
 
 
+def require_root(spec: Spec) -> None:
+    """Raise SpecError where something that the spec names needs a public root sample and there is none."""
+    for component in (spec.protocol.component, spec.choices["aggregation"].component):
+        if component.traits.get("root") and spec.data.root == 0:
+            raise SpecError(
+                f"{component.name} needs a public root sample, and the spec keeps none",
+                where="data.root",
+                remedy="Set it above 0, e.g. to 100.",
+            )
+
+
 def place(spec: Spec, dataset: data.Dataset) -> Placement:
-    """Divide the data among the peers, let attackers poison theirs, leave attackers out of an oracle run."""
+    """Divide the data among the peers, scale it, let attackers poison theirs, leave them out of an oracle run."""
     count = spec.federation.peers
     for fault in spec.faults.partitions:
         for number in (number for group in fault.groups for number in group):
@@ -69,12 +86,17 @@ def place(spec: Spec, dataset: data.Dataset) -> Placement:
                 )
     division = data.divide(spec, dataset)
     malicious = attackers(spec)
-    labels = dataset.y_train.copy()
-    for index in malicious:
-        held = np.concatenate([division.train[index], division.validation[index]])
-        rng = generator(spec.seed, "attack", index)
-        labels[held] = spec.choices["attack"](labels[held], dataset.classes, rng)
     kept = [index for index in range(count) if not (spec.run.oracle and index in malicious)]
+    held = [np.concatenate([division.train[index], division.validation[index]]) for index in range(count)]
+    dataset = data.scale(dataset, [held[index] for index in kept], spec.data.scaling)
+    labels, falsified = dataset.y_train.copy(), []
+    kind = falsifies(spec.choices["attack"].component) if malicious else ""
+    for index in malicious:
+        rows, rng = held[index], generator(spec.seed, "attack", index)
+        if kind == "labels":
+            labels[rows] = _mislabel(spec.choices["attack"], labels[rows], dataset.classes, rng)
+        elif kind == "samples":
+            falsified.append((rows, _falsify(spec.choices["attack"], dataset.x_train[rows], labels[rows], rng)))
     train = [division.train[index] for index in kept]
     validation = [division.validation[index] for index in kept]
     topology = Topology.of(spec, count)
@@ -83,9 +105,50 @@ def place(spec: Spec, dataset: data.Dataset) -> Placement:
     if spec.protocol.component.traits.get("pooled"):
         kept, ids, bad, topology = [0], ("pooled",), frozenset(), Topology([[]])
         train, validation = [np.concatenate(train)], [np.concatenate(validation)]
+    elif spec.protocol.component.traits.get("root"):
+        require_root(spec)
+        kept, ids, bad, topology = [0], ("root",), frozenset(), Topology([[]])
+        train, validation = [division.root], [division.root[:0]]
     elif len(kept) < count:
         topology = topology.induced(kept)
-    return Placement(ids, tuple(kept), bad & frozenset(ids), labels, train, validation, division.root, topology)
+    return Placement(
+        dataset=dataset,
+        ids=ids,
+        numbers=tuple(kept),
+        attackers=bad & frozenset(ids),
+        labels=labels,
+        train=train,
+        validation=validation,
+        root=division.root,
+        topology=topology,
+        falsified=tuple(falsified),
+    )
+
+
+def _mislabel(attack: Choice, labels: Indices, classes: int, rng: np.random.Generator) -> Indices:
+    """An attacker's labels, falsified; checked, as the attack may be a user's."""
+    with guarded(attack.component, "attack.kind"):
+        changed = np.asarray(attack(labels, classes, rng))
+    if changed.shape != labels.shape or changed.dtype.kind not in "iu" or ((changed < 0) | (changed >= classes)).any():
+        raise PluginError(
+            f"the attack returned {changed.dtype} of shape {changed.shape}, or what is no class",
+            where=f"attack.kind = {attack.component.name!r}",
+            remedy=f"Return labels, whole numbers in 0..{classes - 1}, of shape {labels.shape}.",
+        )
+    return changed.astype(np.int64)
+
+
+def _falsify(attack: Choice, samples: Floats, labels: Indices, rng: np.random.Generator) -> Floats:
+    """An attacker's samples, falsified; checked, as the attack may be a user's."""
+    with guarded(attack.component, "attack.kind"):
+        changed = np.asarray(attack(samples, labels, rng))
+    if changed.shape != samples.shape or changed.dtype.kind not in "buif" or not np.isfinite(changed).all():
+        raise PluginError(
+            f"the attack returned {changed.dtype} of shape {changed.shape}, or what is not finite",
+            where=f"attack.kind = {attack.component.name!r}",
+            remedy=f"Return finite numbers of shape {samples.shape}.",
+        )
+    return changed.astype(np.float32)
 
 
 class Simulation:
@@ -104,23 +167,22 @@ class Simulation:
         self._test_samples = len(dataset.y_test)
         self._memory = SharedMemory()
         try:
-            setup = _setup(spec, dataset, parts, self._memory)
+            setup = _setup(spec, parts, self._memory)
             self.runner = Runner(spec, setup)
             self._arena = Arena(self._memory, self.layout.size, len(parts.ids))
             self.runner.vectors = self._arena
             initial = self._arena.take()
             self._arena[initial].copy_(self.runner.learner.vector)
             work = self.layout.size * len(parts.ids) * spec.federation.rounds * _samples_a_round(spec, parts.train)
+            setup = replace(setup, layout_hash=self.layout.hash)
             self._executor = choose_executor(setup, self.runner, work)
         except BaseException:
             self._memory.close()
             raise
-        self.loop = VirtualLoop(stop)
-        self.jobs = Jobs(self.loop, self._executor)
         self.federation = Federation(
             spec=spec,
-            loop=self.loop,
-            place=Workplace(spec, self.layout, self._arena, self.jobs, initial),
+            executor=self._executor,
+            place=Workplace(spec, self.layout, self._arena, initial),
             topology=parts.topology,
             ids=parts.ids,
             numbers=parts.numbers,
@@ -128,7 +190,13 @@ class Simulation:
             attackers=parts.attackers,
             on_record=on_record,
             on_round=on_round,
+            stop=stop or threading.Event(),
         )
+
+    @property
+    def arena(self) -> Arena:
+        """The memory that holds all vectors."""
+        return self._arena
 
     @property
     def layout(self) -> Layout:
@@ -138,7 +206,6 @@ class Simulation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.loop.close()
         self._memory.close()
 
     def outcome(self) -> dict[str, Any]:
@@ -151,10 +218,14 @@ class Simulation:
         digest = hashlib.sha256()
         for member in honest:
             digest.update(self._arena[member.learner.block].numpy().astype("<f4", copy=False).data)
+        rates = [evaluation.attack_rate for evaluation in evaluations if evaluation.attack_rate is not None]
+        areas = [evaluation.auc for evaluation in evaluations if evaluation.auc is not None]
         return {
             "accuracy": summary([evaluation.accuracy for evaluation in evaluations]),
             "loss": summary([evaluation.loss for evaluation in evaluations]),
-            "virtual_seconds": self.loop.time(),
+            "metrics": {"auc": statistics.fmean(areas)} if areas else {},
+            "attack_rate": statistics.fmean(rates) if rates else None,
+            "virtual_seconds": self.federation.now,
             "bytes_sent": sum(self.federation.network.bytes_sent.values()),
             "model_hash": digest.hexdigest(),
         }
@@ -172,19 +243,25 @@ class Simulation:
         return found
 
 
-def _setup(spec: Spec, dataset: data.Dataset, parts: Placement, memory: SharedMemory) -> Setup:
+def _setup(spec: Spec, parts: Placement, memory: SharedMemory) -> Setup:
+    dataset = parts.dataset
     order = generator(spec.seed, "evaluation").permutation(len(dataset.y_test)).astype(np.int64)
+    used = np.unique(np.concatenate([*parts.train, *parts.validation, parts.root]))  # a cap leaves most samples out
+    x = memory.share(dataset.x_train[used])
+    for positions, samples in parts.falsified:
+        held = np.isin(positions, used)
+        x.open()[np.searchsorted(used, positions[held])] = samples[held]
     arrays = Arrays(
-        x=memory.share(dataset.x_train),
-        y=memory.share(parts.labels),
+        x=x,
+        y=memory.share(parts.labels[used]),
         x_test=memory.share(dataset.x_test),
         y_test=memory.share(dataset.y_test),
         test_order=memory.share(order),
-        train=memory.share(np.concatenate(parts.train)),
+        train=memory.share(np.searchsorted(used, np.concatenate(parts.train))),
         train_ends=_ends(parts.train),
-        validation=memory.share(np.concatenate(parts.validation)),
+        validation=memory.share(np.searchsorted(used, np.concatenate(parts.validation))),
         validation_ends=_ends(parts.validation),
-        root=memory.share(parts.root),
+        root=memory.share(np.searchsorted(used, parts.root)),
     )
     return Setup(
         tables=dict(spec.given),

@@ -1,108 +1,51 @@
-"""A whole federation in virtual time: its peers, their crashes, and what is written down about them."""
+"""A whole federation in virtual time: its peers, their crashes, and the barriers at which all of it can be saved.
+
+A run is a sequence of segments, each in an event loop of its own. A segment ends when every peer stands before the
+barrier's round, or has finished; then no job, message or timer is under way, and what is left is explicit: stores,
+vectors, what peers have published, and the clock. The next segment starts from that, in the same run or, read back from
+a checkpoint, in another one, and cannot tell the difference.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coterie.errors import CoterieError, Deadlock
+from coterie.adversary import Attacker, falsifies
+from coterie.errors import Deadlock, PluginError
 from coterie.ledger import NullLedger
 from coterie.network import Codec
-from coterie.protocols import Mixed, Neighbourhood, Peer, PeerId, Topology
+from coterie.protocols import Mixed, Neighbourhood, Peer, PeerId, PeerMemory, Topology
+from coterie.registry import guarded
 from coterie.runtime.results import PeerMetrics
 from coterie.runtime.simulation.clock import VirtualLoop
+from coterie.runtime.simulation.jobs import Executor, Jobs
 from coterie.runtime.simulation.learner import SimulatedLearner, Workplace
+from coterie.runtime.simulation.observer import Observer, Report
 from coterie.runtime.simulation.transport import SimulatedNetwork
 from coterie.seeds import generator, stdlib_random
 from coterie.spec import Spec
-from coterie.training import Evaluation
 
 
 class MemoryStore:
     """A simulated disk: what is put is kept through a crash, and what was put by reference stays as it was."""
 
     def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
 
     def get(self, key: str) -> Any:
-        return self._values.get(key)
+        return self.values.get(key)
 
     def put(self, key: str, value: Any) -> None:
-        self._values[key] = value
+        self.values[key] = value
 
 
 @dataclass
-class _Report:
-    """One peer's metrics: evaluates its vector at the end of the rounds that are watched."""
-
-    member: _Member
-    observer: Observer
-
-    def round_done(self, round: int, loss: float, mixed: Mixed | None) -> None:
-        member, federation = self.member, self.observer.federation
-        if mixed is not None:
-            member.mixed = mixed
-            for sender in mixed.refused:
-                self.observer.count_dropped(sender)
-        table, rounds = federation.spec.evaluation, federation.spec.federation.rounds
-        if (round + 1) % table.every and round + 1 < rounds:
-            return
-        moment, sent, last = federation.loop.time(), federation.network.bytes_sent[member.id], member.mixed
-
-        def done(evaluation: Evaluation) -> None:
-            self.observer.record(
-                PeerMetrics(
-                    round=round,
-                    peer=member.id,
-                    index=member.index,
-                    attacker=member.attacker,
-                    time=moment,
-                    accuracy=evaluation.accuracy,
-                    loss=evaluation.loss,
-                    train_loss=loss,
-                    bytes_sent=sent,
-                    weights=dict(last.weights) if last else {},
-                    trust=dict(last.trust) if last and last.trust is not None else None,
-                )
-            )
-
-        member.learner.evaluate(table.samples, done)
-
-    def dropped(self, sender: PeerId, error: CoterieError) -> None:
-        self.observer.count_dropped(sender)
-
-
-@dataclass
-class Observer:
-    """Collects what peers report, and says when a round has been seen at every peer."""
-
-    federation: Federation
-    on_record: Callable[[PeerMetrics], None]
-    on_round: Callable[[int, list[float], int], None]
-    """(round, accuracy of each honest peer that reported it, bytes sent by all so far)."""
-    dropped: dict[PeerId, int] = field(default_factory=dict)
-    """Frames and vectors refused, by sender."""
-    _accuracies: dict[int, list[float]] = field(default_factory=dict)
-
-    def count_dropped(self, sender: PeerId) -> None:
-        """Something of this sender's was refused."""
-        self.dropped[sender] = self.dropped.get(sender, 0) + 1
-
-    def record(self, metrics: PeerMetrics) -> None:
-        self.on_record(metrics)
-        if not metrics.attacker:
-            seen = self._accuracies.setdefault(metrics.round, [])
-            seen.append(metrics.accuracy)
-            if len(seen) == self.federation.honest:
-                self.on_round(metrics.round, seen, sum(self.federation.network.bytes_sent.values()))
-                del self._accuracies[metrics.round]
-
-
-@dataclass
-class _Member:
+class Member:
     """A peer as the runtime sees it: what stays when its process dies."""
 
     index: int
@@ -112,19 +55,24 @@ class _Member:
     learner: SimulatedLearner
     store: MemoryStore
     neighbours: Sequence[PeerId]
+    memory: PeerMemory = field(default_factory=PeerMemory)
     mixed: Mixed | None = None
     starts: int = 0
+    crashed: bool = False
+    """Its process died and has not started again."""
+    finished: bool = False
+    arrived: bool = False
+    """It stands before the barrier."""
     peer: Peer | None = None
     task: asyncio.Task[None] | None = None
-    finished: bool = False
 
 
 @dataclass
 class Federation:
-    """The peers of one run, living in one virtual loop."""
+    """The peers of one run. ``place.jobs``, ``loop`` and the network's wires are new in every segment."""
 
     spec: Spec
-    loop: VirtualLoop
+    executor: Executor
     place: Workplace
     topology: Topology
     ids: Sequence[PeerId]
@@ -135,19 +83,25 @@ class Federation:
     attackers: frozenset[PeerId]
     on_record: Callable[[PeerMetrics], None]
     on_round: Callable[[int, list[float], int], None]
+    stop: threading.Event = field(default_factory=threading.Event)
+    segment: int = 0
+    """How many barriers lie behind."""
+    now: float = 0.0
+    """Virtual time at the end of the last segment."""
 
     def __post_init__(self) -> None:
         spec, count = self.spec, len(self.samples)
         self.honest = count - len(self.attackers)
-        self.network = SimulatedNetwork(
-            self.loop, spec.network, spec.faults.partitions, stdlib_random(spec.seed, "network")
-        )
+        self.network = SimulatedNetwork(spec.network, spec.faults.partitions)
         self.network.name_groups(dict(zip(self.numbers, self.ids, strict=True)))
         self.codec = Codec()
+        publishes = spec.protocol.component.traits.get("publishes", True)
+        attack = spec.choices.get("attack")
+        self._crafting = publishes and attack is not None and falsifies(attack.component) == "own"
         self.observer = Observer(self, self.on_record, self.on_round)
         speeds = generator(spec.seed, "speed").lognormal(0.0, spec.compute.spread, spec.federation.peers)
         self.members = [
-            _Member(
+            Member(
                 index,
                 self.numbers[index],
                 self.ids[index],
@@ -165,57 +119,108 @@ class Federation:
             for index in range(count)
         ]
 
-    def run(self) -> None:
-        """Run to the end of the last peer. Raises what went wrong at any of them; Deadlock says who waits for what."""
-        failures: list[BaseException] = []
+    @property
+    def barrier(self) -> int | None:
+        """The round that peers do not begin before all have come that far; None where no barrier lies ahead."""
+        every = self.spec.run.checkpoint_every
+        round = (self.segment + 1) * every
+        return round if 0 < round < self.spec.federation.rounds else None
 
-        def fail(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def run(self, on_barrier: Callable[[], None] = lambda: None) -> None:
+        """Run to the end of the last peer; ``on_barrier()`` is called at each barrier, when nothing is under way.
+
+        Raises what went wrong at any of the peers; Deadlock says who waits for what.
+        """
+        while True:
+            self._run_segment()
+            if all(member.finished for member in self.members):
+                return
+            self.segment += 1
+            on_barrier()
+
+    def _run_segment(self) -> None:
+        failures: list[BaseException] = []
+        self.loop = loop = VirtualLoop(self.stop, self.now)
+        self.place.jobs = Jobs(loop, self.executor)
+        self.network.begin(loop, stdlib_random(self.spec.seed, "network", self.segment))
+
+        def fail(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
             if isinstance(error := context.get("exception"), Exception):
                 failures.append(error)
                 loop.stop()
 
-        self.loop.set_exception_handler(fail)
+        loop.set_exception_handler(fail)
         try:
-            self.loop.run_until_complete(self._main())
+            loop.run_until_complete(self._main())
+            self.now = loop.time()
         except Deadlock as error:
-            waiting = [m for m in self.members if not m.finished]
-            named = "; ".join(f"{m.id} waits for {m.peer.waits_for()}" for m in waiting[:5] if m.peer)
-            raise Deadlock(
-                error.what,
-                where=f"at {self.loop.time():.3f} s of virtual time",
-                remedy=f"{named}. A protocol must not wait without a time-out.",
-            ) from None
+            raise self._deadlock(error) from None
         except RuntimeError:
             if not failures:
                 raise
         finally:
             self._wind_up()
         if failures:
-            raise failures[0]
+            with guarded(self.spec.protocol.component, "federation.protocol, answering a message"):
+                raise failures[0]
+
+    def _deadlock(self, error: Deadlock) -> Deadlock:
+        waiting = [m for m in self.members if not m.finished and not m.arrived]
+        named = "; ".join(f"{m.id} waits for {m.peer.waits_for()}" for m in waiting[:5] if m.peer)
+        return Deadlock(
+            error.what,
+            where=f"at {self.loop.time():.3f} s of virtual time",
+            remedy=f"{named}. A protocol must not wait without a time-out.",
+        )
 
     def _wind_up(self) -> None:
-        """Cancel whatever still waits, so that nothing outlives the run."""
-        self.loop.set_exception_handler(lambda loop, context: None)
-        self.loop.instants.stop = threading.Event()  # what stopped the run must not stop this
-        tasks = asyncio.all_tasks(self.loop)
+        """Cancel whatever still waits, so that nothing outlives the segment."""
+        loop = self.loop
+        loop.set_exception_handler(lambda _, context: None)
+        loop.instants.stop = threading.Event()  # what stopped the run must not stop this
+        tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
         if tasks:
-            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
 
     async def _main(self) -> None:
-        lives = [asyncio.create_task(self._live(member), name=member.id) for member in self.members]
+        """One segment: the lives of all peers, until each has finished or stands before the barrier."""
+        self._over: asyncio.Future[None] = self.loop.create_future()
+        living = [member for member in self.members if not member.finished]
+        for member in self.members:
+            member.arrived = False
+            if member.finished:
+                member.peer = self._peer(member, False)  # it still answers
+        self._on_the_way = len(living)
+        lives = [asyncio.create_task(self._live(member), name=member.id) for member in living]
+        for life in lives:
+            life.add_done_callback(self._ended)
         try:
-            await asyncio.gather(*lives)
+            await self._over
         finally:
             for life in lives:
                 life.cancel()
         self.place.jobs.finish()
+        for member in self.members:
+            if member.peer is not None:
+                member.peer.close()
 
-    async def _live(self, member: _Member) -> None:
-        """One peer from its start to the end of its protocol, through crashes."""
+    def _ended(self, life: asyncio.Task[None]) -> None:
+        if not self._over.done() and not life.cancelled() and (error := life.exception()) is not None:
+            self._over.set_exception(error)
+
+    def _one_less(self) -> None:
+        """A peer has arrived or finished; the segment ends when nobody is on the way any more."""
+        self._on_the_way -= 1
+        if not self._on_the_way and not self._over.done():
+            self._over.set_result(None)
+
+    async def _live(self, member: Member) -> None:
+        """One peer, through crashes, from the start of a segment to its end or to that of its protocol."""
         faults = self.spec.faults
-        dice = stdlib_random(self.spec.seed, "crash", member.number)
+        dice = stdlib_random(self.spec.seed, "crash", member.number, self.segment)
         while True:
             member.task = asyncio.create_task(self._once(member), name=member.id)
             crash: asyncio.TimerHandle | None = None
@@ -226,27 +231,46 @@ class Federation:
             except asyncio.CancelledError:
                 this = asyncio.current_task()
                 if not member.task.cancelled() or (this is not None and this.cancelling()):
-                    raise  # the run ends; the peer has not crashed
+                    raise  # the segment ends; the peer has not crashed
                 await asyncio.sleep(faults.restart_seconds)
                 continue
             finally:
                 if crash is not None:
                     crash.cancel()
             member.finished = True
+            self._one_less()
             return
 
-    async def _once(self, member: _Member) -> None:
+    async def _once(self, member: Member) -> None:
+        first, returned = member.starts == 0, member.crashed
         member.starts += 1
-        peer = member.peer = self._peer(member)
-        await member.learner.reset()
-        await self.spec.protocol(peer, self.spec.federation.rounds)
+        member.crashed = False
+        peer = member.peer = self._peer(member, returned)
+        if first or returned:
+            await member.learner.reset()
+        protocol = self.spec.protocol
+        with guarded(protocol.component, f"federation.protocol at {member.id}"):
+            life = protocol(peer, self.spec.federation.rounds)
+            if not inspect.isawaitable(life):
+                raise PluginError(
+                    f"{protocol.component.name!r} is no coroutine",
+                    where="federation.protocol",
+                    remedy="Begin it with 'async def'.",
+                )
+            await life
 
-    def _peer(self, member: _Member) -> Peer:
-        seed, start = self.spec.seed, member.starts
+    def _peer(self, member: Member, returned: bool) -> Peer:
+        spec, seed, start = self.spec, self.spec.seed, member.starts
         peer: Peer
 
         def receive(sender: PeerId, frame: Any) -> None:
             peer.receive(sender, frame)
+
+        async def meet(round: int) -> None:
+            if self.barrier is not None and round >= self.barrier:
+                member.arrived = True
+                self._one_less()
+                await self.loop.create_future()  # the segment ends before this does
 
         peer = Peer(
             id=member.id,
@@ -258,16 +282,27 @@ class Federation:
             random=stdlib_random(seed, "peer", member.number, start),
             secrets=stdlib_random(seed, "secrets", member.number, start),
             clock=self.loop,
-            metrics=_Report(member, self.observer),
+            metrics=Report(member, self.observer),
             transport=self.network.connect(member.id, receive),
             codec=self.codec,
+            memory=member.memory,
+            returned=returned,
+            meet=meet,
         )
+        if member.attacker and self._crafting:
+            traits = spec.choices["attack"].component.traits
+            peer.learner = Attacker(
+                peer, member.learner, self.attackers, sees_others=traits.get("sees_others", not traits)
+            )
         return peer
 
-    def _crash(self, member: _Member) -> None:
+    def _crash(self, member: Member) -> None:
         """The peer's process dies: its tasks, its waiting jobs and its memory are gone; its store stays."""
         if member.task is None or member.task.done():
             return
+        self._on_the_way += member.arrived
+        member.crashed, member.arrived = True, False
+        member.memory = replace(member.memory, published={})
         self.network.disconnect(member.id)
         self.place.jobs.drop(member.index)
         if member.peer is not None:

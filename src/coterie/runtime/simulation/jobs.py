@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from coterie.runtime.simulation.clock import VirtualLoop
+
 _LAST = float("inf")
 
 
@@ -72,7 +74,7 @@ def run_all(executor: Executor, tickets: Sequence[Ticket]) -> list[Any]:
 class Jobs:
     """The batcher of one simulation."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, executor: Executor) -> None:
+    def __init__(self, loop: VirtualLoop, executor: Executor) -> None:
         self._loop, self._executor = loop, executor
         self._waiting: list[Ticket] = []
         self._deferred: dict[int, list[Ticket]] = {}
@@ -84,13 +86,10 @@ class Jobs:
         ticket = Ticket(lane, job, self._loop.time() + cost, keep)
         self._waiting.append(ticket)
         ended: asyncio.Future[None] = self._loop.create_future()
-        timer = self._loop.call_at(ticket.due, self._end, ticket, ended)
+        self._loop.at(ticket.due, self._end, ticket, ended)
         if self._executor.hungry():
             self._begin_all()
-        try:
-            await ended
-        finally:
-            timer.cancel()
+        await ended
         return ticket.result()
 
     def defer(self, lane: int, job: Any, report: Callable[[Any], None], keep: object = None) -> None:
@@ -111,9 +110,11 @@ class Jobs:
 
     def _end(self, ticket: Ticket, ended: asyncio.Future[None]) -> None:
         if ended.done():
-            return  # the peer crashed at this very instant
+            return  # the peer has crashed
         if not ticket.begun:
             self._begin_all()
+        if not ticket.begun:
+            return  # dropped in a crash, while a task that the crash did not reach waits for it
         self._executor.finish(ticket)
         self._report(ticket.lane)
         ended.set_result(None)
@@ -129,6 +130,8 @@ class Jobs:
 
     def _report(self, lane: int) -> None:
         for ticket in self._deferred.pop(lane, ()):
+            if not ticket.begun:  # deferred while the job that ends now was already at work
+                self._begin_all()
             self._executor.finish(ticket)
             if ticket.report is not None:
                 ticket.report(ticket.result())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from coterie.layout import Layout, Snapshot
@@ -14,6 +14,7 @@ from coterie.runtime.simulation.memory import Arena, Block, SharedSnapshot
 from coterie.runtime.simulation.work import (
     AggregateJob,
     AggregateOutcome,
+    AttackJob,
     ClearJob,
     CopyJob,
     EvaluateJob,
@@ -27,16 +28,16 @@ from coterie.training.optimizers import state_rows
 from coterie.training.vector import LocalState
 
 
-@dataclass(frozen=True)
+@dataclass
 class Workplace:
     """What all simulated learners of a run share."""
 
     spec: Spec
     layout: Layout
     arena: Arena
-    jobs: Jobs
     initial: Block
     """The initial vector, the same for all peers."""
+    jobs: Jobs = field(init=False)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,20 @@ class _Held:
 
     block: Block
     snapshot: SharedSnapshot | None = None
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """All that a learner is between two calls."""
+
+    vector: Block
+    base: Block
+    """The vector before the last fit, or the same as ``vector``."""
+    velocity: Block | None
+    optimizer: tuple[Block, ...]
+    count: int
+    steps: int
+    local: LocalState | None
 
 
 class SimulatedLearner:
@@ -81,6 +96,23 @@ class SimulatedLearner:
     def local(self) -> LocalState | None:
         """Buffers of the module that do not travel."""
         return self._local
+
+    @property
+    def state(self) -> LearnerState:
+        """For saving. The blocks stay the learner's own."""
+        return LearnerState(
+            self._now.block, self._base.block, self._velocity, self._optimizer, self._count, self._steps, self._local
+        )
+
+    def restore(self, base: SharedSnapshot | None, count: int, steps: int, local: LocalState | None) -> LearnerState:
+        """Go on from a saved state: the blocks of the one returned are for the caller to fill, but that of ``base``.
+
+        ``base``: the vector before the last fit, where it is another one.
+        """
+        self._count, self._steps, self._local = count, steps, local
+        self._now = _Held(self._block)
+        self._base = self._now if base is None else _Held(base.block, base)
+        return self.state
 
     async def reset(self) -> None:
         """Begin, or begin again after a crash: the initial vector, and nothing remembered."""
@@ -146,6 +178,16 @@ class SimulatedLearner:
         outcome: AggregateOutcome = await self._run(job, self._seconds_per_step, keep=keep)
         self._now = self._base = _Held(self._block)
         return Mixed(outcome.weights, outcome.trust, outcome.state, (*refused, *outcome.refused))
+
+    async def craft(self, others: Mapping[PeerId, Model], round: int, attackers: int) -> SharedSnapshot:
+        """What the spec's attack makes of the present vector, its base and others' models; takes a step's time."""
+        place = self._place
+        seen = [model.vector for model in others.values() if model.vector.layout_hash == place.layout.hash]
+        blocks = tuple(vector.block for vector in seen if isinstance(vector, SharedSnapshot))
+        crafted = SharedSnapshot(place.arena, place.layout.hash)
+        job = AttackJob(self._index, round, self._now.block, self._base.block, crafted.block, blocks, attackers)
+        await self._run(job, self._seconds_per_step, keep=(self._now, self._base, seen, crafted))
+        return crafted
 
     async def adopt(self, snapshot: Snapshot) -> None:
         require_idle(self._busy, self._id)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from coterie.errors import RunError
 from coterie.layout import Snapshot
 
 _ALIGN = 16
@@ -58,7 +59,7 @@ class SharedMemory:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def segment(self, nbytes: int) -> Segment:
-        """New zeroed memory of at least one byte."""
+        """New zeroed memory of at least one byte. Raises RunError where the system gives none."""
         nbytes = max(nbytes, 1)
         if sys.platform == "linux":
             descriptor = os.memfd_create("coterie")
@@ -66,8 +67,11 @@ class SharedMemory:
         else:
             self._folder = self._folder or tempfile.TemporaryDirectory(prefix="coterie-")
             descriptor, path = tempfile.mkstemp(dir=self._folder.name)
-        os.ftruncate(descriptor, nbytes)
         self._descriptors.append(descriptor)
+        try:
+            os.ftruncate(descriptor, nbytes)
+        except OSError as error:
+            raise _no_memory(nbytes, error) from error
         return Segment(path, nbytes)
 
     def share(self, array: npt.NDArray[np.generic]) -> SharedArray:
@@ -94,19 +98,19 @@ class Vectors:
         self.size = size
         self.stride = -(-size // _ALIGN) * _ALIGN
         self.segments: list[Segment] = []
-        self._tables: list[torch.Tensor] = []
+        self._rows_of: list[tuple[torch.Tensor, ...]] = []
 
     def extend(self, segments: Sequence[Segment]) -> None:
         """Map further segments."""
         for segment in segments:
             self.segments.append(segment)
             table = torch.frombuffer(_map(segment), dtype=torch.float32, count=segment.nbytes // 4)
-            self._tables.append(table.view(-1, self.stride))
+            self._rows_of.append(table.view(-1, self.stride)[:, : self.size].unbind(0))
 
     def __getitem__(self, block: Block) -> torch.Tensor:
         """The block's elements, shape (size,), float32, shared."""
         segment, row = block
-        return self._tables[segment][row, : self.size]
+        return self._rows_of[segment][row]
 
 
 class Arena(Vectors):
@@ -154,5 +158,15 @@ def _map(segment: Segment) -> mmap.mmap:
     descriptor = os.open(Path(segment.path), os.O_RDWR)
     try:
         return mmap.mmap(descriptor, segment.nbytes)
+    except OSError as error:
+        raise _no_memory(segment.nbytes, error) from error
     finally:
         os.close(descriptor)
+
+
+def _no_memory(nbytes: int, error: OSError) -> RunError:
+    return RunError(
+        f"{nbytes:,} bytes of shared memory cannot be had: {error.strerror or error}",
+        where="this machine",
+        remedy="Take fewer peers, less data or a smaller model, or make room.",
+    )

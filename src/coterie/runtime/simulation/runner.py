@@ -20,13 +20,15 @@ from torch import nn
 
 from coterie import registry
 from coterie import spec as specs
+from coterie.adversary import craft, targets
 from coterie.aggregation import Context, aggregate, metropolis_weights
-from coterie.errors import CoterieError, PluginError, RunError, SpecError
+from coterie.errors import CoterieError, LayoutMismatch, PluginError, RunError, SpecError
 from coterie.runtime.simulation.jobs import Ticket
-from coterie.runtime.simulation.memory import Block, SharedArray, Vectors
+from coterie.runtime.simulation.memory import SharedArray, Vectors
 from coterie.runtime.simulation.work import (
     AggregateJob,
     AggregateOutcome,
+    AttackJob,
     ClearJob,
     CopyJob,
     EvaluateJob,
@@ -35,9 +37,9 @@ from coterie.runtime.simulation.work import (
     Job,
     Setup,
 )
-from coterie.seeds import derive
+from coterie.seeds import derive, generator
 from coterie.spec import Choice, Spec
-from coterie.training import Evaluation, FitState, Learner
+from coterie.training import Evaluation, FitState, Learner, Tally
 from coterie.training.optimizers import learning_rate, update_velocity
 
 
@@ -73,15 +75,17 @@ class Runner:
 
     def __post_init__(self) -> None:
         arrays = self.setup.arrays
-        self._x, self._y = _tensor(arrays.x), _tensor(arrays.y)
+        self.x, self.y = _tensor(arrays.x), _tensor(arrays.y)
         self._x_test, self._y_test = _tensor(arrays.x_test), _tensor(arrays.y_test)
         self._test_order = _tensor(arrays.test_order)
-        self._train = _pieces(arrays.train, arrays.train_ends)
+        self.train = _pieces(arrays.train, arrays.train_ends)
         self._validation = _pieces(arrays.validation, arrays.validation_ends)
         self._root = _tensor(arrays.root)
+        self._targets = targets(self.spec)
         self._tests: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         module = build_module(self.spec, self.setup.data_shape, self.setup.classes)
-        self.learner = Learner(module, self.spec.loss.function, self.spec.training)
+        exact = self.spec.run.exact_kernels
+        self.learner = Learner(module, self.spec.loss.function, self.spec.training, exact_kernels=exact)
         self.vectors = Vectors(self.learner.layout.size)
         self._scratch = torch.empty(0, self.vectors.size)
 
@@ -95,7 +99,14 @@ class Runner:
             raise PluginError(
                 "a file that the spec names has changed since the run began", remedy="Run again, and leave it alone."
             )
-        return cls(spec, setup)
+        runner = cls(spec, setup)
+        if runner.learner.layout.hash != setup.layout_hash:
+            raise LayoutMismatch(
+                "the model that was built here has another layout than the one of the run",
+                where="model.name",
+                remedy="A model's factory must build the same shapes every time; randomness, if any, comes from torch.",
+            )
+        return runner
 
     def begin(self, tickets: Sequence[Ticket]) -> None:
         """Do the jobs at once, in this process."""
@@ -119,7 +130,7 @@ class Runner:
             try:
                 outcomes.append(self._run(job))
             except Exception as error:
-                outcomes += [_located(error, job)] * (len(lane) - len(outcomes))
+                outcomes += [located(error, job, self)] * (len(lane) - len(outcomes))
                 break
         return outcomes
 
@@ -129,11 +140,13 @@ class Runner:
                 return self._fit(job)
             case AggregateJob():
                 return self._aggregate(job)
+            case AttackJob():
+                return self._attack(job)
             case EvaluateJob():
                 self.learner.bind(self.vectors[job.vector])
                 self.learner.bound.restore_local(job.local)
-                self._seed("evaluate", job.peer, job.samples)
-                return self.learner.evaluate(*self._test_set(job.samples))
+                self.seed("evaluate", job.peer, job.samples)
+                return self.learner.evaluate(*self.test_set(job.samples), self.tally())
             case CopyJob():
                 self.vectors[job.target].copy_(self.vectors[job.source])
                 return None
@@ -142,7 +155,6 @@ class Runner:
                 return None
 
     def _fit(self, job: FitJob) -> FitOutcome:
-        spec = self.spec
         base, vector = self.vectors[job.source], self.vectors[job.target]
         vector.copy_(base)
         trainable = self.learner.layout.trainable
@@ -153,13 +165,13 @@ class Runner:
         )
         self.learner.bind(vector)
         self.learner.bound.restore_local(job.local)
-        seed = self._seed("fit", job.peer, job.round)
+        seed = self.seed("fit", job.peer, job.round)
         report = self.learner.fit(
-            self._x,
-            self._y,
-            self._train[job.peer],
-            steps=spec.local_steps,
-            lr=learning_rate(spec.training, job.round, spec.federation.rounds),
+            self.x,
+            self.y,
+            self.train[job.peer],
+            steps=self.spec.local_steps,
+            lr=self.learning_rate(job.round),
             seed=seed,
             state=state,
             base=base,
@@ -167,50 +179,83 @@ class Runner:
         return FitOutcome(report, state.count, self.learner.bound.local_state())
 
     def _aggregate(self, job: AggregateJob) -> AggregateOutcome:
-        self._seed("aggregate", job.peer, job.round)
-        rows = self._rows((job.own, job.base, *job.received))
-        own, base, received = rows[0], rows[1], rows[2:]
-        context = Context(
-            base=base,
-            layout=self.learner.layout,
-            round=job.round,
-            graph_weights=metropolis_weights(job.degrees[0], [max(degree, 1) for degree in job.degrees[1:]]),
-            founders=self.setup.founders,
-            **job.context,
-        )
         rule = (
             self.spec.choices["aggregation"]
             if job.rule is None
             else Choice(registry.rules.resolve(job.rule, self.spec.base, "rule"), {})
         )
-        outcome = aggregate(rule, own, received, context, job.state, _Judge(self, job))
+        own, base = self.vectors[job.own], self.vectors[job.base]
+        own_rule = bool(rule.component.file)
+        if own_rule:  # it may draw from any generator, and write into what it is given
+            self.seed("aggregate", job.peer, job.round)
+            own, base = own.clone(), base.clone()
+        vectors = [self.vectors[block] for block in job.received]
+        received = vectors if rule.component.traits.get("linear") else self._rows(vectors)
+        context = Context(
+            base=base,
+            layout=self.learner.layout,
+            round=job.round,
+            rounds=self.spec.federation.rounds,
+            graph_weights=metropolis_weights(job.degrees[0], [max(degree, 1) for degree in job.degrees[1:]]),
+            founders=self.setup.founders,
+            **job.context,
+        )
+        outcome = aggregate(rule, own, received, context, job.state, _Judge(self, job, seeded=own_rule))
+        if own_rule:  # it may remember these very rows: the next job gets others
+            self._scratch = torch.empty(0, self.vectors.size)
         if job.velocity is not None:
             update_velocity(
                 self.vectors[job.velocity],
                 base,
                 outcome.vector,
-                lr=learning_rate(self.spec.training, job.round, self.spec.federation.rounds),
+                lr=self.learning_rate(job.round),
                 steps=job.steps,
                 beta=self.spec.training.quasi_global_momentum,
             )
         self.vectors[job.target].copy_(outcome.vector)
         return AggregateOutcome(outcome.weights, outcome.trust, outcome.state, outcome.refused)
 
-    def _seed(self, purpose: str, peer: int, number: int) -> int:
+    def _attack(self, job: AttackJob) -> None:
+        self.seed("attack", job.peer, job.round)
+        crafted = craft(
+            self.spec.choices["attack"],
+            self.vectors[job.own],
+            self.vectors[job.base],
+            [self.vectors[block] for block in job.others],
+            job.attackers,
+            generator(self.spec.seed, "craft", self.setup.numbers[job.peer], job.round),
+        )
+        self.vectors[job.target].copy_(crafted)
+
+    def tally(self) -> Tally:
+        """What counts the figures of one evaluation beside loss and accuracy."""
+        return Tally(self._targets)
+
+    def learning_rate(self, round: int) -> float:
+        """The step size of a round."""
+        return learning_rate(self.spec.training, round, self.spec.federation.rounds)
+
+    def seed_of(self, purpose: str, peer: int, number: int) -> int:
+        """The seed of one job."""
+        return derive(self.spec.seed, purpose, self.setup.numbers[peer], number)
+
+    def seed(self, purpose: str, peer: int, number: int) -> int:
         """Seed the global generators for one job: a user's module or rule may draw from any of them."""
-        seed = derive(self.spec.seed, purpose, self.setup.numbers[peer], number)
+        seed = self.seed_of(purpose, peer, number)
         _seed_everything(seed)
         return seed
 
-    def _rows(self, blocks: Sequence[Block]) -> torch.Tensor:
-        if self._scratch.shape[0] < len(blocks):
-            self._scratch = torch.empty(len(blocks), self.vectors.size)
-        rows = self._scratch[: len(blocks)]
-        for row, block in zip(rows, blocks, strict=True):
-            row.copy_(self.vectors[block])
+    def _rows(self, vectors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """A matrix of copies, good until the next one."""
+        if self._scratch.shape[0] < len(vectors):
+            self._scratch = torch.empty(len(vectors), self.vectors.size)
+        rows = self._scratch[: len(vectors)]
+        for row, vector in zip(rows, vectors, strict=True):
+            row.copy_(vector)
         return rows
 
-    def _test_set(self, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def test_set(self, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first ``samples`` of the test set."""
         if samples not in self._tests:
             chosen = self._test_order[:samples]
             whole = samples >= len(self._test_order)
@@ -223,6 +268,10 @@ class Runner:
         """The peer's held-out part. Raises SpecError if there is none."""
         return self._select(self._validation[peer], "data.validation", "this rule judges vectors on held-out data")
 
+    def training(self, peer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The peer's own training data."""
+        return self.x[self.train[peer]], self.y[self.train[peer]]
+
     def root(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The public root sample. Raises SpecError if there is none."""
         return self._select(self._root, "data.root", "this rule needs a public root sample")
@@ -230,15 +279,17 @@ class Runner:
     def _select(self, positions: torch.Tensor, key: str, why: str) -> tuple[torch.Tensor, torch.Tensor]:
         if not len(positions):
             raise SpecError(f"{why}, and the spec keeps none", where=key, remedy="Set it above 0.")
-        return self._x[positions], self._y[positions]
+        return self.x[positions], self.y[positions]
 
 
 @dataclass
 class _Judge:
-    """Loss and gradient for rules, on one peer's held-out part or on the root sample."""
+    """Loss, gradient and outputs for rules, on one peer's data or on the root sample."""
 
     runner: Runner
     job: AggregateJob
+    seeded: bool
+    """Whether the global generators have this job's seed; they need it where a module draws at evaluation."""
 
     def loss(self, vector: torch.Tensor) -> float:
         evaluation: Evaluation = self._learner(vector).evaluate(*self.runner.held_out(self.job.peer))
@@ -250,7 +301,14 @@ class _Judge:
     def root_gradient(self, vector: torch.Tensor) -> torch.Tensor:
         return self._learner(vector).gradient(*self.runner.root())
 
+    def training_outputs(self, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = self.runner.training(self.job.peer)
+        return self._learner(vector).outputs(x), y
+
     def _learner(self, vector: torch.Tensor) -> Learner:
+        if not self.seeded:
+            self.runner.seed("aggregate", self.job.peer, self.job.round)
+            self.seeded = True
         self.runner.learner.bind(vector)
         self.runner.learner.bound.restore_local(self.job.local)
         return self.runner.learner
@@ -287,14 +345,21 @@ def _seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
-def _located(error: Exception, job: Job) -> Exception:
-    """The error with the peer and the round it happened at."""
+def located(error: Exception, job: Job, runner: Runner) -> Exception:
+    """The error with the peer and the round it happened at; a PluginError where a user's model or loss is to blame."""
     if isinstance(error, CoterieError) and error.where.startswith("peer"):
         return error
-    place = f"peer {job.peer}" + (f", round {job.round}" if isinstance(job, FitJob | AggregateJob) else "")
+    place = f"peer {job.peer}" + (f", round {job.round}" if isinstance(job, FitJob | AggregateJob | AttackJob) else "")
     if isinstance(error, CoterieError):
         error.where = f"{place}: {error.where}".removesuffix(": ")
         return error
-    return RunError(
-        f"{type(error).__name__}: {error}", where=place, remedy="Check that the model and the loss take this data."
-    )
+    what = f"{type(error).__name__}: {error}"
+    own = [c.name for c in (runner.spec.choices["model"].component, runner.spec.loss) if c.file]
+    if own and isinstance(job, FitJob | EvaluateJob):
+        return PluginError(
+            what,
+            where=place,
+            remedy=f"Check that the model and the loss ({' and '.join(own)}) take this data: samples of shape "
+            f"{runner.setup.data_shape} and {runner.setup.classes} classes.",
+        )
+    return RunError(what, where=place, remedy="Check that the model and the loss take this data.")

@@ -7,9 +7,9 @@ would; a lost or partitioned one just never arrives.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 from coterie.network import Frame
 from coterie.network.transport import Receiver
@@ -21,17 +21,22 @@ _BITS = 8
 
 @dataclass
 class SimulatedNetwork:
-    """The wires between all peers of a simulation."""
+    """The wires between all peers of a simulation. ``begin`` comes before anything is sent."""
 
-    loop: VirtualLoop
     table: NetworkTable
     partitions: Sequence[PartitionFault]
-    random: random.Random
+    loop: VirtualLoop = field(init=False)
+    random: Random = field(init=False)
     bytes_sent: dict[str, int] = field(default_factory=dict)
     frames_sent: int = 0
     _receivers: dict[str, Receiver] = field(default_factory=dict)
     _free_at: dict[str, float] = field(default_factory=dict)
     _groups: list[tuple[float, float, dict[str, int]]] = field(default_factory=list)
+
+    def begin(self, loop: VirtualLoop, dice: Random) -> None:
+        """Start afresh in another loop: nobody is connected and nothing is under way; the counters go on."""
+        self.loop, self.random = loop, dice
+        self._receivers, self._free_at = {}, {}
 
     def name_groups(self, ids: Mapping[int, str]) -> None:
         """Learn which peers the numbers in the spec's partitions mean; those in no group are together in one more."""
@@ -58,7 +63,7 @@ class SimulatedNetwork:
         latency = self.table.latency_ms / 1e3 * (1 + self.table.jitter * self.random.random())
         if self.table.loss and self.random.random() < self.table.loss:
             return
-        self.loop.call_at(sent + latency, self._arrive, sender, to, frame, failed)
+        self.loop.at(sent + latency, self._arrive, sender, to, frame, failed)
 
     def _arrive(self, sender: str, to: str, frame: Frame, failed: Callable[[], None]) -> None:
         if self._parted(sender, to):

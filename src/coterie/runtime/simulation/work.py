@@ -47,6 +47,8 @@ class Setup:
     numbers: tuple[int, ...]
     """Each peer's number in the spec, which seeds go by; an oracle run leaves some out."""
     spec_hash: str
+    layout_hash: str = ""
+    """Of the vectors; empty until a model has been built."""
 
 
 class FitJob(msgspec.Struct, frozen=True):
@@ -97,6 +99,19 @@ class AggregateOutcome(msgspec.Struct, frozen=True):
     refused: tuple[str, ...]
 
 
+class AttackJob(msgspec.Struct, frozen=True):
+    """Craft what an attacker publishes into ``target``, from its own vector, its base and those of ``others``."""
+
+    peer: int
+    round: int
+    own: Block
+    base: Block
+    target: Block
+    others: tuple[Block, ...]
+    attackers: int
+    """How many collude."""
+
+
 class CopyJob(msgspec.Struct, frozen=True):
     """Copy one block to another."""
 
@@ -121,4 +136,4 @@ class EvaluateJob(msgspec.Struct, frozen=True):
     local: LocalState | None
 
 
-Job: TypeAlias = FitJob | AggregateJob | CopyJob | ClearJob | EvaluateJob
+Job: TypeAlias = FitJob | AggregateJob | AttackJob | CopyJob | ClearJob | EvaluateJob

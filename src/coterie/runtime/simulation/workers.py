@@ -186,8 +186,13 @@ class WorkerPool:
 
 
 def _start() -> _Worker:
+    return _Worker(*start_process("coterie.runtime.simulation.workers"))
+
+
+def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
+    """A plain Python process that runs ``serve(descriptor)`` of ``module``, and our end of the pipe to it."""
     ours, theirs = Pipe()
-    code = f"from coterie.runtime.simulation.workers import serve; serve({theirs.fileno()})"
+    code = f"from {module} import serve; serve({theirs.fileno()})"
     environment = {**os.environ, **_ALLOCATOR, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     process = subprocess.Popen(  # noqa: S603 - our own interpreter
@@ -199,7 +204,7 @@ def _start() -> _Worker:
         process_group=0,  # Ctrl-C is the parent's to handle
     )
     theirs.close()
-    return _Worker(process, ours)
+    return process, ours
 
 
 def _pack(content: Any) -> bytes:

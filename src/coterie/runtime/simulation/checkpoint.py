@@ -1,0 +1,300 @@
+"""A federation at a barrier, written to the folder ``checkpoint`` of its run directory, and read back.
+
+Vectors go into safetensors files of at most ``_FILE`` bytes, everything else into ``state.msgpack``, which names them
+and is replaced last and at once: whenever the process is killed, one whole checkpoint is there, or none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from coterie.errors import DataError, OutputError, PluginError
+from coterie.layout import Snapshot
+from coterie.protocols import Mixed, Model, PeerMemory
+from coterie.protocols.patience import Patience
+from coterie.runtime.results import RunDirectory
+from coterie.runtime.simulation.federation import Federation, Member
+from coterie.runtime.simulation.memory import Arena, Block, SharedSnapshot
+
+_SCHEMA = "coterie.checkpoint/2"
+_FILE = 1 << 27
+_STATE = "checkpoint/state.msgpack"
+Shown = tuple[list[float], int]
+
+
+class _SavedMember(msgspec.Struct):
+    store: Any
+    vector: str
+    base: str
+    velocity: str | None
+    optimizer: list[str]
+    count: int
+    steps: int
+    local: Any
+    published: list[tuple[int, str, str, int, int]]
+    """(round, channel, vector, samples, degree)."""
+    patience: list[tuple[str, Shown]]
+    patience_with_all: Shown
+    weights: dict[str, float] | None
+    trust: dict[str, float] | None
+    starts: int
+    finished: bool
+
+
+class Saved(msgspec.Struct):
+    """A checkpoint without its vectors."""
+
+    schema: str
+    spec_hash: str
+    segment: int
+    now: float
+    seconds: float
+    """Real time that the run had taken."""
+    metrics_bytes: int
+    bytes_sent: dict[str, int]
+    frames_sent: int
+    dropped: dict[str, int]
+    members: list[_SavedMember]
+    files: list[str]
+
+
+def save(directory: RunDirectory, federation: Federation, arena: Arena, seconds: float) -> None:
+    """Write a checkpoint in place of the one before. Raises OutputError, and PluginError for what cannot be written."""
+    packer = _Packer(arena)
+    members = [_save_member(member, packer) for member in federation.members]
+    folder = directory.path / "checkpoint"
+    files = _write_vectors(folder, f"{federation.segment:06d}", packer.tensors)
+    saved = Saved(
+        schema=_SCHEMA,
+        spec_hash=federation.spec.hash,
+        segment=federation.segment,
+        now=federation.now,
+        seconds=seconds,
+        metrics_bytes=directory.flush_metrics(),
+        bytes_sent=federation.network.bytes_sent,
+        frames_sent=federation.network.frames_sent,
+        dropped=federation.observer.dropped,
+        members=members,
+        files=files,
+    )
+    directory.write(_STATE, msgspec.msgpack.encode(saved))
+    for path in folder.glob("*.safetensors"):
+        if path.name not in files:
+            with suppress(OSError):
+                path.unlink()
+
+
+def load(directory: RunDirectory) -> Saved | None:
+    """The checkpoint in a run directory, without its vectors; None where there is none."""
+    path = directory.path / _STATE
+    try:
+        saved = msgspec.msgpack.decode(path.read_bytes(), type=Saved)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise _damaged(path, error) from None
+    if saved.schema != _SCHEMA:
+        raise DataError(
+            f"the schema is {saved.schema!r}, not {_SCHEMA!r}",
+            where=str(path),
+            remedy="Use the version of Coterie that wrote it, or run the spec again.",
+        )
+    return saved
+
+
+def restore(directory: RunDirectory, saved: Saved, federation: Federation, arena: Arena) -> None:
+    """Bring a federation that has not run yet to where ``saved`` stood."""
+    unpacker = _Unpacker(arena, federation.place.layout.hash)
+    for name in saved.files:
+        path = directory.path / "checkpoint" / name
+        try:
+            with safe_open(path, "pt") as file:
+                unpacker.tensors.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise _damaged(path, error) from None
+    federation.segment, federation.now = saved.segment, saved.now
+    federation.network.bytes_sent, federation.network.frames_sent = saved.bytes_sent, saved.frames_sent
+    federation.observer.dropped = saved.dropped
+    try:
+        for member, kept in zip(federation.members, saved.members, strict=True):
+            _restore_member(member, kept, unpacker)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise _damaged(directory.path / _STATE, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"the checkpoint is damaged: {error}", where=str(path), remedy="Run the spec again.")
+
+
+def _save_member(member: Member, packer: _Packer) -> _SavedMember:
+    state, memory = member.learner.state, member.memory
+    return _SavedMember(
+        store=packer.pack(member.store.values, f"the store of {member.id}"),
+        vector=packer.block(state.vector),
+        base=packer.block(state.base),
+        velocity=None if state.velocity is None else packer.block(state.velocity),
+        optimizer=[packer.block(block) for block in state.optimizer],
+        count=state.count,
+        steps=state.steps,
+        local=packer.pack(state.local, f"the module of {member.id}"),
+        published=[
+            (model.round, channel, packer.snapshot(model.vector), model.samples, model.degree)
+            for channel, model in memory.published.items()
+        ],
+        patience=[(peer, patience.shown) for peer, patience in memory.patience.items()],
+        patience_with_all=memory.patience_with_all.shown,
+        weights=dict(member.mixed.weights) if member.mixed else None,
+        trust=dict(member.mixed.trust) if member.mixed and member.mixed.trust is not None else None,
+        starts=member.starts,
+        finished=member.finished,
+    )
+
+
+def _restore_member(member: Member, kept: _SavedMember, unpacker: _Unpacker) -> None:
+    member.store.values = unpacker.unpack(kept.store)
+    base = None if kept.base == kept.vector else unpacker.snapshot(kept.base)
+    state = member.learner.restore(base, kept.count, kept.steps, unpacker.unpack(kept.local))
+    blocks = [state.vector, *([] if state.velocity is None else [state.velocity]), *state.optimizer]
+    names = [kept.vector, *([] if kept.velocity is None else [kept.velocity]), *kept.optimizer]
+    for block, name in zip(blocks, names, strict=True):
+        unpacker.arena[block].copy_(unpacker.tensors[name])
+    with_all = Patience.of(kept.patience_with_all)
+    member.memory = PeerMemory(
+        {
+            channel: Model(round, channel, unpacker.snapshot(vector), samples, degree)
+            for round, channel, vector, samples, degree in kept.published
+        },
+        {peer: Patience.of(shown, with_all) for peer, shown in kept.patience},
+        with_all,
+    )
+    if kept.weights is not None:
+        member.mixed = Mixed(kept.weights, kept.trust, None, ())
+    member.starts, member.finished = kept.starts, kept.finished
+
+
+def _write_vectors(folder: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """safetensors files of about ``_FILE`` bytes each, on disk when this returns; their names."""
+    files: list[str] = []
+    batch: dict[str, torch.Tensor] = {}
+    remaining = len(tensors)
+    size = 0
+    try:
+        folder.mkdir(exist_ok=True)
+        for key, tensor in tensors.items():
+            batch[key] = tensor.detach().clone(memory_format=torch.contiguous_format)
+            size += tensor.nbytes
+            remaining -= 1
+            if size >= _FILE or not remaining:
+                path = folder / f"{name}-{len(files):04d}.safetensors"
+                save_file(batch, path)
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                files.append(path.name)
+                batch, size = {}, 0
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"the checkpoint cannot be written: {error}",
+            where=str(folder),
+            remedy="Check the free space and the permissions, or set run.checkpoint_every = 0.",
+        ) from error
+    return files
+
+
+@dataclass
+class _Packer:
+    """Turns values into what msgpack has; tensors and snapshots into their names, each written once."""
+
+    arena: Arena
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def block(self, block: Block) -> str:
+        name = f"block-{block[0]}-{block[1]}"
+        self.tensors[name] = self.arena[block]
+        return name
+
+    def snapshot(self, snapshot: Snapshot) -> str:
+        if not isinstance(snapshot, SharedSnapshot):
+            raise TypeError("a simulated peer publishes simulated snapshots")
+        return self.block(snapshot.block)
+
+    def tensor(self, tensor: torch.Tensor) -> str:
+        name = f"tensor-{len(self.tensors)}"
+        self.tensors[name] = tensor
+        return name
+
+    def pack(self, value: Any, whose: str) -> Any:
+        """``value`` itself, or ``[kind, content]``. Raises PluginError for what is neither plain nor a tensor."""
+        kind = type(value)
+        if value is None or kind in (bool, float, str, bytes):
+            return value
+        if kind is int:
+            return value if value.bit_length() < 64 else ["int", str(value)]
+        if isinstance(value, SharedSnapshot):
+            return ["snapshot", self.snapshot(value)]
+        if isinstance(value, torch.Tensor):
+            return ["tensor", self.tensor(value)]
+        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+            return [
+                "scalar" if isinstance(value, np.generic) else "array",
+                self.tensor(torch.from_numpy(np.array(value))),
+            ]
+        if kind is dict:
+            return ["dict", [[self.pack(key, whose), self.pack(item, whose)] for key, item in value.items()]]
+        if kind in (list, tuple):
+            return [kind.__name__, [self.pack(item, whose) for item in value]]
+        raise PluginError(
+            f"a {kind.__name__} in {whose} cannot be saved",
+            where="run.checkpoint_every",
+            remedy="Keep numbers, strings, tensors, and lists and dicts of such; or set run.checkpoint_every = 0.",
+        )
+
+
+@dataclass
+class _Unpacker:
+    """The inverse of ``_Packer``. Snapshots that were one are one again."""
+
+    arena: Arena
+    layout_hash: str
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    _snapshots: dict[str, SharedSnapshot] = field(default_factory=dict)
+
+    def snapshot(self, name: str) -> SharedSnapshot:
+        if name not in self._snapshots:
+            self._snapshots[name] = SharedSnapshot(self.arena, self.layout_hash)
+            self._snapshots[name].tensor().copy_(self.tensors[name])
+        return self._snapshots[name]
+
+    def unpack(self, value: Any) -> Any:
+        """What ``pack`` was given. Raises KeyError, ValueError or TypeError where it did not write ``value``."""
+        if not isinstance(value, list):
+            return value
+        kind, content = value
+        match kind:
+            case "int":
+                return int(content)
+            case "snapshot":
+                return self.snapshot(content)
+            case "tensor":
+                return self.tensors[content]
+            case "array":
+                return self.tensors[content].numpy()
+            case "scalar":
+                return self.tensors[content].numpy()[()]
+            case "dict":
+                return {self.unpack(key): self.unpack(item) for key, item in content}
+            case "list":
+                return [self.unpack(item) for item in content]
+            case "tuple":
+                return tuple(self.unpack(item) for item in content)
+        raise ValueError(f"{kind!r} is not a kind of value")
