@@ -23,8 +23,9 @@ lint: $(VENV)/.dev  ## style, types, layers, and what protocols may not do
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_determinism.py
 
-bench: $(VENV)/.dev  ## time rounds against a plain loop over the same modules
-	$(BIN)/python benchmarks/overhead.py
+bench: $(VENV)/.dev  ## time rounds against a plain loop and Flower, and rules against ByzFL (half an hour)
+	$(BIN)/python benchmarks/simulation.py
+	$(BIN)/python benchmarks/aggregation.py
 
 clean:  ## remove the environment and caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
