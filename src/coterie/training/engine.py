@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
 from coterie.training import losses
-from coterie.training.kernels import Pass
-from coterie.training.layers import Layer, Shape, shapes
+from coterie.training.kernels import Pass, view
+from coterie.training.layers import Dense, Flatten, Layer, Shape, shapes
 from coterie.training.sequences import recognise
+from coterie.training.span import Descent, Span, pays
 from coterie.training.vector import VectorModule
 
 _PASSES = 4
@@ -51,6 +54,14 @@ def _wanted(labels: torch.Tensor, sizes: Sequence[int], classes: int) -> Sequenc
 _BY_HAND: dict[object, ByHand] = {losses.cross_entropy: _cross_entropy, losses.mse: _mse}
 
 
+class Steps(NamedTuple):
+    """Minibatches of a fit, each done when its loss, shape (), is asked for. All of them must be."""
+
+    losses: Iterator[torch.Tensor]
+    moved: bool
+    """Whether the vector goes down the gradient with each, or the gradient is left to use."""
+
+
 class Engine:
     """The kernels for one bound module. ``loss``: cross_entropy or mse of ``coterie.training.losses`` for fits."""
 
@@ -58,7 +69,7 @@ class Engine:
         self._bound, self._loss = bound, _BY_HAND.get(loss)
         self._layers: tuple[Layer, ...] | None = None
         self._shape: Shape = ()
-        self._passes: dict[tuple[int, bool], Pass] = {}
+        self._passes: dict[tuple[int, bool, bool], Pass] = {}
 
     def takes(self, x: torch.Tensor) -> bool:
         """Whether the kernels can do the module, as it is now, on samples ``x`` (n, *shape)."""
@@ -73,40 +84,97 @@ class Engine:
         return True
 
     def losses(
-        self, x: torch.Tensor, y: torch.Tensor, batches: Sequence[torch.Tensor], lr: float | None = None
-    ) -> Iterator[torch.Tensor] | None:
-        """For each batch of positions (B,), its gradient in the bound module's ``gradient`` and its loss; or None.
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        indices: torch.Tensor,
+        batches: Sequence[torch.Tensor],
+        descent: Descent | None = None,
+    ) -> Steps | None:
+        """For each batch (B,) of positions in ``indices`` (m,), its loss and its gradient.
 
-        With a step size ``lr`` the bound vector goes down that gradient at once, and ``gradient`` means nothing.
-        None where the kernels cannot do the module, the loss, the samples or the labels.
+        Where the steps have ``moved``, the bound vector has gone down the gradient by ``descent``; else it is in the
+        bound module's ``gradient``. None where the kernels cannot do the module, the loss, the samples or the labels.
         """
         if self._loss is None or not len(x) or y.dtype is not torch.int64 or y.dim() != 1 or not self.takes(x):
             return None
-        labels = y.index_select(0, torch.cat([*batches]))
+        labels = y.index_select(0, indices)
         (*_, (classes,)) = shapes(self._layers or (), self._shape) or ((0,),)
         least, most = labels.aminmax()
         if int(least) < 0 or int(most) >= classes:
             return None
-        return self._each(self._loss, x, labels, classes, batches, lr)
+        sizes = [batch.shape[0] for batch in batches]
+        labels = labels.index_select(0, torch.cat([*batches]))
+        wanted = _wanted(labels, sizes, classes)
+        flat = x.view(len(x), -1)
+        if descent is not None and self._spans(len(indices), sum(sizes), flat.shape[1]):
+            return Steps(self._within_span(self._loss, flat.index_select(0, indices), wanted, batches, descent), True)
+        chosen = [indices.index_select(0, batch) for batch in batches]
+        rate = None if descent is None or descent.clip else descent
+        return Steps(self._each(self._loss, flat, wanted, chosen, rate), rate is not None)
 
     def _each(
         self,
         loss: ByHand,
         x: torch.Tensor,
-        labels: torch.Tensor,
-        classes: int,
+        wanted: Sequence[torch.Tensor],
         batches: Sequence[torch.Tensor],
-        lr: float | None,
+        descent: Descent | None,
     ) -> Iterator[torch.Tensor]:
-        sizes = [batch.shape[0] for batch in batches]
-        flat = x.view(len(x), -1)
-        passes = {size: self._pass(size, True) for size in dict.fromkeys(sizes)}
-        for batch, size, wanted in zip(batches, sizes, _wanted(labels, sizes, classes), strict=True):
-            run = passes[size]
-            run.load(flat, batch)
-            value = loss(run.forward(), wanted, run.output_gradient)
+        passes = {size: self._pass(size, True) for size in dict.fromkeys(map(len, batches))}
+        parameters, lr = self._parameters, None if descent is None else descent.lr
+        for batch, labels in zip(batches, wanted, strict=True):
+            run = passes[len(batch)]
+            run.load(x, batch)
+            value = loss(run.forward(), labels, run.output_gradient)
             run.backward(lr)
+            if descent is not None and descent.velocity is not None:
+                parameters.sub_(descent.velocity, alpha=descent.lr * descent.beta)
             yield value
+
+    def _spans(self, samples: int, drawn: int, features: int) -> bool:
+        """Whether the first layer is a dense one, not the last, whose span pays."""
+        first, *others = [layer for layer in self._layers or () if not isinstance(layer, Flatten)]
+        if not isinstance(first, Dense) or not any(isinstance(layer, Dense) for layer in others):
+            return False
+        return pays(samples, drawn, first.weight.shape[0], features)
+
+    def _within_span(
+        self,
+        loss: ByHand,
+        x: torch.Tensor,
+        wanted: Sequence[torch.Tensor],
+        batches: Sequence[torch.Tensor],
+        descent: Descent,
+    ) -> Iterator[torch.Tensor]:
+        """``x``: (m, features), the samples that ``batches`` are positions in."""
+        weight = next(layer.weight for layer in self._layers or () if isinstance(layer, Dense))
+        velocity, rate = descent.velocity, descent.lr * descent.beta
+        span = Span(x, view(self._bound.vector, weight), descent, None if velocity is None else view(velocity, weight))
+        rest = [slice(0, weight.offset), slice(weight.offset + weight.size, self._bound.layout.trainable)]
+        rest = [part for part in rest if part.start < part.stop]
+        parameters, gradients = ([whole[part] for part in rest] for whole in (self._parameters, self._bound.gradient))
+        drifts = [] if velocity is None else [velocity[part] for part in rest]
+        passes = {size: self._pass(size, True, True) for size in dict.fromkeys(map(len, batches))}
+        for batch, labels in zip(batches, wanted, strict=True):
+            run, scale = passes[len(batch)], 1.0
+            run.load_products(span, batch)
+            value = loss(run.forward(), labels, run.output_gradient)
+            run.backward()
+            if descent.clip:
+                square = span.square(batch, run.product_gradient) + sum(torch.dot(part, part) for part in gradients)
+                scale = descent.clip / max(math.sqrt(float(square)), descent.clip)
+            span.step(batch, run.product_gradient, scale)
+            for part, gradient in zip(parameters, gradients, strict=True):
+                part.sub_(gradient, alpha=descent.lr * scale)
+            for part, drift in zip(parameters, drifts, strict=False):
+                part.sub_(drift, alpha=rate)
+            yield value
+        span.finish()
+
+    @property
+    def _parameters(self) -> torch.Tensor:
+        return self._bound.vector[: self._bound.layout.trainable]
 
     def outputs(self, x: torch.Tensor) -> torch.Tensor:
         """The module's outputs (n, classes) for ``x`` (n, *shape), which it must take."""
@@ -114,9 +182,9 @@ class Engine:
         run.load_rows(x.view(len(x), -1))
         return run.forward().t().clone(memory_format=torch.contiguous_format)
 
-    def _pass(self, batch: int, training: bool) -> Pass:
-        key = batch, training
-        found = self._passes.pop(key, None) or Pass(self._layers or (), self._shape, batch, training)
+    def _pass(self, batch: int, training: bool, spanned: bool = False) -> Pass:
+        key = batch, training, spanned
+        found = self._passes.pop(key, None) or Pass(self._layers or (), self._shape, *key)
         found.bind(self._bound.vector, self._bound.gradient)
         self._passes[key] = found
         while len(self._passes) > _PASSES:

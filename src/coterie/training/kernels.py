@@ -23,17 +23,20 @@ import torch
 
 from coterie.layout import Slot
 from coterie.training.layers import Bias, Convolution, Dense, Flatten, Layer, MaxPool, Relu, Shape, shapes
+from coterie.training.span import Span
 
 
 class Pass:
     """Buffers and views for batches of ``batch`` samples of ``shape``; with gradients where ``training``.
 
     ``outputs``: (classes, batch) after ``forward``. ``output_gradient``: the same shape, to be filled in before
-    ``backward``; it is used up.
+    ``backward``; it is used up. With ``spanned`` the first layer is dense, and its weights are in a ``Span``.
     """
 
-    def __init__(self, layers: Sequence[Layer], shape: Shape, batch: int, training: bool) -> None:
-        self._rows = torch.empty(batch, math.prod(shape))
+    def __init__(
+        self, layers: Sequence[Layer], shape: Shape, batch: int, training: bool, spanned: bool = False
+    ) -> None:
+        self._rows = torch.empty(0 if spanned else batch, math.prod(shape))
         self._columns = self._rows.t()
         self._transposed = isinstance(layers[0], Convolution)
         first = _Node(shape, self._columns.contiguous() if self._transposed else self._columns, torch.empty(0))
@@ -42,10 +45,17 @@ class Pass:
             if isinstance(layer, Flatten):
                 node = _Node(after, node.value, node.gradient)
                 continue
-            stage = _STAGES[type(layer)](layer, node, after, training)
+            stage = (
+                _SpannedStage(layer, after, batch)
+                if spanned and isinstance(layer, Dense) and not self._stages
+                else _STAGES[type(layer)](layer, node, after, training)
+            )
             self._stages.append(stage)
             node = stage.result
         self.outputs, self.output_gradient = node.value, node.gradient
+        products = self._stages[0].result
+        self._first_products, self.product_gradient = products.value.t(), products.gradient.t()
+        """(batch, out) of a spanned first layer: what it makes, and the loss's gradient by that after ``backward``."""
 
     def bind(self, vector: torch.Tensor, gradient: torch.Tensor) -> None:
         """Read parameters from ``vector`` (layout.size,), write into ``gradient`` (layout.trainable,) from now on."""
@@ -61,6 +71,10 @@ class Pass:
         """Take in ``x``, shape (batch, features)."""
         self._rows.copy_(x)
         self._transpose()
+
+    def load_products(self, span: Span, batch: torch.Tensor) -> None:
+        """Take in a span's products of ``batch`` (batch,) int64: positions among its samples."""
+        torch.index_select(span.products, 0, batch, out=self._first_products)
 
     def forward(self) -> torch.Tensor:
         for stage in self._stages:
@@ -113,6 +127,27 @@ class _Stage(ABC):
     def backward(self, lr: float | None) -> None: ...
 
 
+class _SpannedStage(_Stage):
+    """A dense layer at the beginning: its weights are a ``span``'s, which whoever runs the pass moves."""
+
+    def __init__(self, layer: Dense, shape: Shape, batch: int) -> None:
+        self._layer = layer
+        self.result = _Node(shape, torch.empty(batch, *shape).t(), torch.empty(batch, *shape).t())
+        self._ones = torch.ones(batch)
+
+    def bind(self, vector: torch.Tensor, gradient: torch.Tensor) -> None:
+        if self._layer.bias is not None:
+            self._bias, self._bias_gradient = view(vector, self._layer.bias), view(gradient, self._layer.bias)
+
+    def forward(self) -> None:
+        if self._layer.bias is not None:
+            self.result.value.add_(self._bias[:, None])
+
+    def backward(self, lr: float | None) -> None:
+        if self._layer.bias is not None:
+            torch.mv(self.result.gradient, self._ones, out=self._bias_gradient)
+
+
 class _DenseStage(_Stage):
     def __init__(self, layer: Dense, source: _Node, shape: Shape, training: bool) -> None:
         self._layer, self._source, self._wanted = layer, source, source.wanted
@@ -122,10 +157,10 @@ class _DenseStage(_Stage):
 
     def bind(self, vector: torch.Tensor, gradient: torch.Tensor) -> None:
         weight, bias = self._layer.weight, self._layer.bias
-        self._weight, self._weight_gradient = _view(vector, weight), _view(gradient, weight)
+        self._weight, self._weight_gradient = view(vector, weight), view(gradient, weight)
         self._weight_t = self._weight.t()
         if bias is not None:
-            self._bias, self._bias_gradient = _view(vector, bias)[:, None], _view(gradient, bias)
+            self._bias, self._bias_gradient = view(vector, bias)[:, None], view(gradient, bias)
 
     def forward(self) -> None:
         if self._layer.bias is None:
@@ -188,8 +223,8 @@ class _ConvolutionStage(_Stage):
         ]
 
     def bind(self, vector: torch.Tensor, gradient: torch.Tensor) -> None:
-        self._weight = _view(vector, self._layer.weight).permute(0, 2, 3, 1)
-        self._weight_gradient = _view(gradient, self._layer.weight).permute(0, 2, 3, 1)
+        self._weight = view(vector, self._layer.weight).permute(0, 2, 3, 1)
+        self._weight_gradient = view(gradient, self._layer.weight).permute(0, 2, 3, 1)
 
     def forward(self) -> None:
         for target, part in self._copies:
@@ -227,7 +262,7 @@ class _BiasStage(_Stage):
         self._gradient = source.gradient.view(shape[0], -1) if training else source.gradient
 
     def bind(self, vector: torch.Tensor, gradient: torch.Tensor) -> None:
-        self._bias, self._bias_gradient = _view(vector, self._layer.bias)[:, None], _view(gradient, self._layer.bias)
+        self._bias, self._bias_gradient = view(vector, self._layer.bias)[:, None], view(gradient, self._layer.bias)
 
     def forward(self) -> None:
         self._value.add_(self._bias)
@@ -294,5 +329,6 @@ def _span(j: int, padding: int, stride: int, width: int, columns: int) -> tuple[
     return slice(first, last + 1), slice(start, start + (last - first) * stride + 1, stride)
 
 
-def _view(vector: torch.Tensor, slot: Slot) -> torch.Tensor:
+def view(vector: torch.Tensor, slot: Slot) -> torch.Tensor:
+    """The slot's part of a flat vector, in the slot's shape and strides."""
     return vector.as_strided(slot.shape, slot.stride, vector.storage_offset() + slot.offset)

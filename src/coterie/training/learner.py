@@ -16,6 +16,7 @@ from coterie.spec import TrainingTable
 from coterie.training import optimizers
 from coterie.training.engine import Engine
 from coterie.training.figures import Tally
+from coterie.training.span import Descent
 from coterie.training.vector import VectorModule
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -146,16 +147,16 @@ class Learner:
         self._fitting = True
         try:
             order, sizes = self.order(len(indices), steps, seed)
-            batches = indices.index_select(0, order).split(sizes)  # type: ignore[no-untyped-call]
-            at_once = lr if optimizers.is_plain(table) else None
-            by_hand = None if self._engine is None else self._engine.losses(x, y, batches, at_once)
-            descended = by_hand is not None and at_once is not None
-            for loss in by_hand or self._autograd(x, y, batches):
+            batches = order.split(sizes)  # type: ignore[no-untyped-call]
+            by_hand = None
+            if self._engine is not None:
+                plain = optimizers.is_plain(table)
+                descent = Descent(lr, table.clip, state.velocity, table.quasi_global_momentum) if plain else None
+                by_hand = self._engine.losses(x, y, indices, batches, descent)
+            for loss in self._autograd(x, y, indices, batches) if by_hand is None else by_hand.losses:
                 state.count += 1
-                if descended:
-                    if state.velocity is not None:
-                        parameters.sub_(state.velocity, alpha=lr * table.quasi_global_momentum)
-                    losses.append(loss)
+                losses.append(loss)
+                if by_hand is not None and by_hand.moved:
                     continue
                 gradient = bound.gradient
                 if table.proximal and base is not None:
@@ -166,7 +167,6 @@ class Learner:
                 )
                 bound.store_copies()
                 bound.load_copies()
-                losses.append(loss)
         finally:
             self._fitting = False
             bound.verify()  # a module that left its vector is also the cause of most other errors here
@@ -174,13 +174,16 @@ class Learner:
         require_finite(mean, bound.vector)
         return FitReport(mean, len(losses))
 
-    def _autograd(self, x: torch.Tensor, y: torch.Tensor, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """For each batch of positions (B,), its gradient in the bound module's ``gradient``, and its loss."""
+    def _autograd(
+        self, x: torch.Tensor, y: torch.Tensor, indices: torch.Tensor, batches: Sequence[torch.Tensor]
+    ) -> Iterator[torch.Tensor]:
+        """For each batch (B,) of positions in ``indices``, its gradient in the module's ``gradient``, and its loss."""
         bound = self._bound
         bound.attach_gradient()
         for batch in batches:
+            chosen = indices.index_select(0, batch)
             bound.gradient.zero_()
-            loss = self._loss(bound.module(x.index_select(0, batch)), y.index_select(0, batch))
+            loss = self._loss(bound.module(x.index_select(0, chosen)), y.index_select(0, chosen))
             if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
                 shown = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
                 raise PluginError(
@@ -219,10 +222,10 @@ class Learner:
         """The loss's gradient at the bound vector over all of ``x``: shape (layout.size,), 0 where nothing trains."""
         bound = self.bound
         with self._evaluating():
-            whole, by_hand = [torch.arange(len(y))], None
+            whole, by_hand = torch.arange(len(y)), None
             if self._engine is not None and len(y) <= _EVALUATION_BATCH:
-                by_hand = self._engine.losses(x, y, whole)
-            for _ in by_hand or self._autograd(x, y, whole):
+                by_hand = self._engine.losses(x, y, whole, [whole])
+            for _ in self._autograd(x, y, whole, [whole]) if by_hand is None else by_hand.losses:
                 pass
         gradient = torch.zeros(self.layout.size)
         gradient[: self.layout.trainable] = bound.gradient

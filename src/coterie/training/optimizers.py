@@ -40,8 +40,8 @@ def state_rows(table: TrainingTable) -> int:
 
 
 def is_plain(table: TrainingTable) -> bool:
-    """Whether a step is p <- p - lr (g + beta V) and nothing else: no clipping, momentum, decay or proximal term."""
-    return table.optimizer == "sgd" and not (table.momentum or table.weight_decay or table.clip or table.proximal)
+    """Whether a step is p <- p - lr (clip(g) + beta V) and nothing else: no momentum, decay or proximal term."""
+    return table.optimizer == "sgd" and not (table.momentum or table.weight_decay or table.proximal)
 
 
 def step(
