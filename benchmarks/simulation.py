@@ -127,7 +127,7 @@ def table(folder: Path, pool: WorkerPool) -> None:
     for model, peers in [(model, peers) for model, counts in TABLE.items() for peers in counts]:
         write_images(folder, peers)
         ours, plain = Ours(model, peers, folder, pool, {}), PlainLoop(model, peers)
-        rounds = max(2 if model == "lenet" else 5, 2000 // peers // (10 if model == "lenet" else 1))
+        rounds = max(2 if model == "lenet" else 20, 2000 // peers // (10 if model == "lenet" else 1))
         ours(1), plain(1)
         pairs = [(ours(rounds), plain(rounds)) for _ in range(PAIRS)]
         plain.close()

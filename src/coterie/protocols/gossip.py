@@ -45,12 +45,12 @@ async def gossip(
 
     while round < rounds:
         await peer.checkpoint(round)
+        mixed: Mixed | None = None
+        models: Mapping[PeerId, Model] = {}  # lets go of the last round's vectors
         # Step 1: train on one's own data.
         fitted = await peer.learner.fit(round)
         # Step 2: let others have the outcome.
         peer.publish(fitted.snapshot, round, degree=degree)
-        mixed: Mixed | None = None
-        models: Mapping[PeerId, Model] = {}
         if warmup <= round < rounds - cooldown and (round - warmup) % swap_every == 0:
             # Step 3: pull from a random subset of the neighbours.
             models = await peer.pull(peer.random.sample(peer.neighbours, degree), 0 if asynchronous else round)

@@ -421,6 +421,7 @@ class Peer:
             together.timer.cancel()
         for question in together.posted:
             self._questions.pop(question.number, None)
+        together.posted = []  # a question knows those asked with it: replies, vectors among them, would stay in a cycle
 
 
 def _served(pull: Message, model: Model) -> bool:

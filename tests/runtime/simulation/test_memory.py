@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_federation import simulate, small
 
 from coterie.runtime.simulation.memory import Arena, SharedMemory, SharedSnapshot, Vectors
 
@@ -72,3 +75,17 @@ def test_an_array_is_shared_with_another_process(memory: SharedMemory, array: np
     found = np.load(answer)
     assert found.dtype == array.dtype
     assert np.array_equal(found, array)
+
+
+@pytest.mark.parametrize("changes", [{}, {"gossip__asynchronous": True}, {"federation__protocol": "fedavg"}])
+def test_what_a_run_keeps_does_not_grow_with_its_rounds(changes: dict[str, Any]) -> None:
+    """Vectors come free by themselves: no cycle keeps one until the garbage collector looks."""
+    kept = []
+    for rounds in (4, 24):
+        gc.disable()
+        try:
+            _, simulation = simulate(small(federation__rounds=rounds, run__checkpoint_every=0, **changes))
+        finally:
+            gc.enable()
+        kept.append(len(simulation.arena.segments))
+    assert kept[1] == kept[0] <= 5  # own, momentum, published, the next ones, and the initial one

@@ -83,6 +83,7 @@ class Runner:
         self._root = _tensor(arrays.root)
         self._targets = targets(self.spec)
         self._tests: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._foreign_code = any(component.file for component in self.spec.components)
         module = build_module(self.spec, self.setup.data_shape, self.setup.classes)
         exact = self.spec.run.exact_kernels
         self.learner = Learner(module, self.spec.loss.function, self.spec.training, exact_kernels=exact)
@@ -240,9 +241,15 @@ class Runner:
         return derive(self.spec.seed, purpose, self.setup.numbers[peer], number)
 
     def seed(self, purpose: str, peer: int, number: int) -> int:
-        """Seed the global generators for one job: a user's module or rule may draw from any of them."""
+        """Seed the global generators for one job: torch's, and where user's code may draw from them, all others.
+
+        Jobs run on the CPU: ``torch.manual_seed`` would queue a stack trace a call for each device that is not there.
+        """
         seed = self.seed_of(purpose, peer, number)
-        _seed_everything(seed)
+        torch.default_generator.manual_seed(seed)
+        if self._foreign_code:
+            np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - the global one is meant
+            random.seed(seed)
         return seed
 
     def _rows(self, vectors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -333,16 +340,6 @@ def _as_sent(outcome: AggregateOutcome) -> AggregateOutcome:
             where="aggregation.rule",
             remedy="Keep numbers, strings, tensors, and lists and dicts of such.",
         ) from error
-
-
-def _seed_everything(seed: int) -> None:
-    """Seed torch, numpy and the standard library.
-
-    Jobs run on the CPU: ``torch.manual_seed`` would queue a stack trace a call for each device that is not there.
-    """
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - the global one is meant
-    random.seed(seed)
 
 
 def located(error: Exception, job: Job, runner: Runner) -> Exception:
