@@ -9,6 +9,8 @@
     │   ├── LayoutMismatch   two vectors of different layouts would meet
     │   ├── StorageReplaced  a module no longer lives in its vector
     │   └── VectorBusy       a vector was touched while it is being trained
+    ├── IdentityError        a key or a certificate cannot be used                exit 2
+    ├── LedgerError          a record, a block or a ledger is not what it must be    exit 1
     ├── MessageError         bytes from another peer are not a valid message       dropped and counted
     ├── PeerUnreachable      a peer did not answer in time, or is gone             handled by protocols
     └── RunError             a run could not go on                                 exit 1
@@ -85,6 +87,14 @@ class StorageReplaced(ModelError):
 
 class VectorBusy(ModelError):
     code = "busy"
+
+
+class IdentityError(CoterieError):
+    code, exit_status = "identity", 2
+
+
+class LedgerError(CoterieError):
+    code = "ledger"
 
 
 class MessageError(CoterieError):

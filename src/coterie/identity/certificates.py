@@ -1,0 +1,137 @@
+"""Transport certificates: a self-signed ECDSA P-256 certificate, bound to a peer's Ed25519 identity by its signature.
+
+TLS needs a key type that every TLS library takes; the identity key itself never touches a handshake. The certificate is
+CA:FALSE, with no right to sign others: a member could otherwise mint one in another's name. What counts is its exact
+SHA-256 fingerprint, which the identity has signed; names in it mean nothing. A new one may be made at any time.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from coterie.errors import IdentityError
+from coterie.identity.keys import Identity, PeerId, verify
+
+VALID_DAYS = 90
+"""How long a certificate is good; a node makes a new one well before."""
+_SKEW = datetime.timedelta(hours=1)
+"""Clocks may differ by so much."""
+_PURPOSE = "transport certificate"
+_MOST_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate as others know it: its DER bytes, and the ``peer``'s signature over its fingerprint and end."""
+
+    peer: PeerId
+    der: bytes
+    signature: bytes
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the DER bytes."""
+        return hashlib.sha256(self.der).digest()
+
+    @property
+    def pem(self) -> bytes:
+        return x509.load_der_x509_certificate(self.der).public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def name(self) -> str:
+        """The DNS name in it, which a TLS client checks: the beginning of the peer id."""
+        return tls_name(self.peer)
+
+    @property
+    def ends(self) -> datetime.datetime:
+        return x509.load_der_x509_certificate(self.der).not_valid_after_utc
+
+    def check(self) -> None:
+        """Raise IdentityError unless the peer has signed it, it names the peer, and it is CA:FALSE and of P-256."""
+        fault = self._fault()
+        if fault:
+            raise IdentityError(fault, where=f"certificate of {self.peer[:12]}", remedy="Ask the peer for a new one.")
+
+    def _fault(self) -> str:
+        if len(self.der) > _MOST_BYTES or not verify(self.peer, _PURPOSE, self.fingerprint, self.signature):
+            return "the peer's key has not signed it"
+        try:
+            parsed = x509.load_der_x509_certificate(self.der)
+            key, extensions = parsed.public_key(), parsed.extensions
+            authority = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+            names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            named = names.get_values_for_type(x509.DNSName)
+        except (ValueError, x509.ExtensionNotFound):
+            return "it is not a certificate of the right form"
+        if authority or named != [self.name]:
+            return "it could sign other certificates, or is made out to another name"
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            return "its key is not of P-256"
+        return ""
+
+
+@dataclass(frozen=True)
+class TransportKey:
+    """A certificate with its private key, as a TLS end needs them. The key lives in memory only."""
+
+    certificate: Certificate
+    key_pem: bytes
+
+    @classmethod
+    def new(cls, identity: Identity, days: float = VALID_DAYS) -> TransportKey:
+        """A fresh key pair and a certificate for it, good for ``days`` from now."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.datetime.now(datetime.UTC)
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, tls_name(identity.id))])
+        der = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _SKEW)
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_signs_handshakes_only(), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(tls_name(identity.id))]), critical=False)
+            .sign(key, hashes.SHA256())
+            .public_bytes(serialization.Encoding.DER)
+        )
+        signature = identity.sign(_PURPOSE, hashlib.sha256(der).digest())
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return cls(Certificate(identity.id, der, signature), pem)
+
+    def __repr__(self) -> str:
+        return f"TransportKey({self.certificate.peer[:12]})"
+
+
+def tls_name(peer: PeerId) -> str:
+    """The name a peer's certificates bear; a DNS label may have 63 characters."""
+    return f"{peer[:40]}.coterie.invalid"
+
+
+def _signs_handshakes_only() -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
