@@ -28,7 +28,6 @@ _HASH = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 RecordId: TypeAlias = bytes
 """SHA-256, 32 bytes."""
-Value: TypeAlias = None | bool | int | float | str | bytes | list["Value"] | dict[str, "Value"]
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
