@@ -37,8 +37,8 @@ import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
 from coterie import spec as specs
 from coterie.runtime.simulation.build import Simulation
-from coterie.runtime.simulation.jobs import Ticket, run_all
 from coterie.runtime.simulation.workers import WorkerPool
+from coterie.runtime.work.tickets import Ticket, run_all
 from environments import python_with
 from plain_loop import BATCH, FANOUT, SAMPLES, STEPS, WORKERS, PlainLoop, images
 

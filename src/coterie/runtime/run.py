@@ -32,11 +32,11 @@ from coterie.runtime.report import write_report
 from coterie.runtime.results import Origin, Result, RunDirectory
 from coterie.runtime.simulation import checkpoint
 from coterie.runtime.simulation.build import Simulation
-from coterie.runtime.simulation.jobs import Executor
-from coterie.runtime.simulation.runner import Runner, build_module
 from coterie.runtime.simulation.stacked import StackedExecutor, chosen_device
-from coterie.runtime.simulation.work import Setup
 from coterie.runtime.simulation.workers import WorkerPool
+from coterie.runtime.work.descriptions import Setup
+from coterie.runtime.work.runner import Runner, build_module
+from coterie.runtime.work.tickets import Executor
 from coterie.spec import Spec
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from small_federation import simulate, small
 
 from coterie import data
 from coterie.adversary import Attacker, attackers
-from coterie.runtime.simulation.build import place
 from coterie.runtime.simulation.workers import WorkerPool
+from coterie.runtime.work.placement import place
 
 THIRD: dict[str, Any] = {"attack__fraction": 0.34, "aggregation__rule": "mean", "gossip__fanout": 5}
 FAULTS: dict[str, Any] = {

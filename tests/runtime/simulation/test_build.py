@@ -9,7 +9,7 @@ from small_federation import simulate, small
 from coterie import data
 from coterie.adversary import attackers
 from coterie.errors import SpecError
-from coterie.runtime.simulation.build import peer_ids, place
+from coterie.runtime.work.placement import peer_ids, place
 
 ATTACK = {"attack__kind": "label_flip", "attack__map": {"1": 2}, "attack__fraction": 0.34}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coterie.errors import PluginError
 from coterie.runtime.simulation.checkpoint import _Packer, _Unpacker
-from coterie.runtime.simulation.memory import Arena, SharedMemory, SharedSnapshot
+from coterie.runtime.work.memory import Arena, SharedMemory, SharedSnapshot
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 KEYS = st.integers() | st.text() | st.tuples(st.integers(), st.text())

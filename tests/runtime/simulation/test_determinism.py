@@ -9,8 +9,8 @@ import pytest
 from small_federation import simulate, small
 
 from coterie.runtime.results import PeerMetrics
-from coterie.runtime.simulation.jobs import Ticket
 from coterie.runtime.simulation.workers import WorkerPool
+from coterie.runtime.work.tickets import Ticket
 
 FAULTS: dict[str, Any] = {
     "network__loss": 0.05,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coterie.runtime.simulation.clock import VirtualLoop
-from coterie.runtime.simulation.jobs import Jobs, Ticket, run_all
+from coterie.runtime.simulation.jobs import Jobs
+from coterie.runtime.work.tickets import Ticket, run_all
 
 
 class Recorder:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from small_federation import simulate, small
 
-from coterie.runtime.simulation.memory import Arena, SharedMemory, SharedSnapshot, Vectors
+from coterie.runtime.work.memory import Arena, SharedMemory, SharedSnapshot, Vectors
 
 
 @pytest.fixture

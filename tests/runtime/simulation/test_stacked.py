@@ -11,9 +11,9 @@ from small_federation import simulate, small
 from coterie import spec as specs
 from coterie.errors import RunError, SpecError, TrainingDiverged
 from coterie.runtime.results import PeerMetrics
-from coterie.runtime.simulation.jobs import Ticket
 from coterie.runtime.simulation.stacked import StackedExecutor, chosen_device
-from coterie.runtime.simulation.work import ClearJob, CopyJob, EvaluateJob, FitJob
+from coterie.runtime.work.descriptions import ClearJob, CopyJob, EvaluateJob, FitJob
+from coterie.runtime.work.tickets import Ticket
 from coterie.spec import Spec
 from coterie.training.engine import Engine
 

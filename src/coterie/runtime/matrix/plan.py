@@ -19,7 +19,7 @@ from typing import Any
 
 from coterie import spec as specs
 from coterie.errors import SpecError, near_miss
-from coterie.runtime.simulation.build import require_root
+from coterie.runtime.work.placement import require_root
 from coterie.spec import MatrixTable, Spec
 
 NONE = "none"

@@ -9,23 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from coterie.errors import DataError, OutputError, PluginError
-from coterie.layout import Snapshot
+from coterie.errors import DataError, OutputError
 from coterie.protocols import Mixed, Model, PeerMemory
 from coterie.protocols.patience import Patience
 from coterie.runtime.results import RunDirectory
 from coterie.runtime.simulation.federation import Federation, Member
-from coterie.runtime.simulation.memory import Arena, Block, SharedSnapshot
+from coterie.runtime.work.memory import Arena
+from coterie.runtime.work.packing import Packer, Unpacker
 
 _SCHEMA = "coterie.checkpoint/2"
 _FILE = 1 << 27
@@ -71,7 +69,7 @@ class Saved(msgspec.Struct):
 
 def save(directory: RunDirectory, federation: Federation, arena: Arena, seconds: float) -> None:
     """Write a checkpoint in place of the one before. Raises OutputError, and PluginError for what cannot be written."""
-    packer = _Packer(arena)
+    packer = Packer(arena, "run.checkpoint_every", "; or set run.checkpoint_every = 0")
     members = [_save_member(member, packer) for member in federation.members]
     folder = directory.path / "checkpoint"
     files = _write_vectors(folder, f"{federation.segment:06d}", packer.tensors)
@@ -115,7 +113,7 @@ def load(directory: RunDirectory) -> Saved | None:
 
 def restore(directory: RunDirectory, saved: Saved, federation: Federation, arena: Arena) -> None:
     """Bring a federation that has not run yet to where ``saved`` stood."""
-    unpacker = _Unpacker(arena, federation.place.layout.hash)
+    unpacker = Unpacker(arena, federation.place.layout.hash)
     for name in saved.files:
         path = directory.path / "checkpoint" / name
         try:
@@ -137,7 +135,7 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"the checkpoint is damaged: {error}", where=str(path), remedy="Run the spec again.")
 
 
-def _save_member(member: Member, packer: _Packer) -> _SavedMember:
+def _save_member(member: Member, packer: Packer) -> _SavedMember:
     state, memory = member.learner.state, member.memory
     return _SavedMember(
         store=packer.pack(member.store.values, f"the store of {member.id}"),
@@ -161,7 +159,7 @@ def _save_member(member: Member, packer: _Packer) -> _SavedMember:
     )
 
 
-def _restore_member(member: Member, kept: _SavedMember, unpacker: _Unpacker) -> None:
+def _restore_member(member: Member, kept: _SavedMember, unpacker: Unpacker) -> None:
     member.store.values = unpacker.unpack(kept.store)
     base = None if kept.base == kept.vector else unpacker.snapshot(kept.base)
     state = member.learner.restore(base, kept.count, kept.steps, unpacker.unpack(kept.local))
@@ -209,92 +207,3 @@ def _write_vectors(folder: Path, name: str, tensors: Mapping[str, torch.Tensor])
             remedy="Check the free space and the permissions, or set run.checkpoint_every = 0.",
         ) from error
     return files
-
-
-@dataclass
-class _Packer:
-    """Turns values into what msgpack has; tensors and snapshots into their names, each written once."""
-
-    arena: Arena
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def block(self, block: Block) -> str:
-        name = f"block-{block[0]}-{block[1]}"
-        self.tensors[name] = self.arena[block]
-        return name
-
-    def snapshot(self, snapshot: Snapshot) -> str:
-        if not isinstance(snapshot, SharedSnapshot):
-            raise TypeError("a simulated peer publishes simulated snapshots")
-        return self.block(snapshot.block)
-
-    def tensor(self, tensor: torch.Tensor) -> str:
-        name = f"tensor-{len(self.tensors)}"
-        self.tensors[name] = tensor
-        return name
-
-    def pack(self, value: Any, whose: str) -> Any:
-        """``value`` itself, or ``[kind, content]``. Raises PluginError for what is neither plain nor a tensor."""
-        kind = type(value)
-        if value is None or kind in (bool, float, str, bytes):
-            return value
-        if kind is int:
-            return value if value.bit_length() < 64 else ["int", str(value)]
-        if isinstance(value, SharedSnapshot):
-            return ["snapshot", self.snapshot(value)]
-        if isinstance(value, torch.Tensor):
-            return ["tensor", self.tensor(value)]
-        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
-            return [
-                "scalar" if isinstance(value, np.generic) else "array",
-                self.tensor(torch.from_numpy(np.array(value))),
-            ]
-        if kind is dict:
-            return ["dict", [[self.pack(key, whose), self.pack(item, whose)] for key, item in value.items()]]
-        if kind in (list, tuple):
-            return [kind.__name__, [self.pack(item, whose) for item in value]]
-        raise PluginError(
-            f"a {kind.__name__} in {whose} cannot be saved",
-            where="run.checkpoint_every",
-            remedy="Keep numbers, strings, tensors, and lists and dicts of such; or set run.checkpoint_every = 0.",
-        )
-
-
-@dataclass
-class _Unpacker:
-    """The inverse of ``_Packer``. Snapshots that were one are one again."""
-
-    arena: Arena
-    layout_hash: str
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    _snapshots: dict[str, SharedSnapshot] = field(default_factory=dict)
-
-    def snapshot(self, name: str) -> SharedSnapshot:
-        if name not in self._snapshots:
-            self._snapshots[name] = SharedSnapshot(self.arena, self.layout_hash)
-            self._snapshots[name].tensor().copy_(self.tensors[name])
-        return self._snapshots[name]
-
-    def unpack(self, value: Any) -> Any:
-        """What ``pack`` was given. Raises KeyError, ValueError or TypeError where it did not write ``value``."""
-        if not isinstance(value, list):
-            return value
-        kind, content = value
-        match kind:
-            case "int":
-                return int(content)
-            case "snapshot":
-                return self.snapshot(content)
-            case "tensor":
-                return self.tensors[content]
-            case "array":
-                return self.tensors[content].numpy()
-            case "scalar":
-                return self.tensors[content].numpy()[()]
-            case "dict":
-                return {self.unpack(key): self.unpack(item) for key, item in content}
-            case "list":
-                return [self.unpack(item) for item in content]
-            case "tuple":
-                return tuple(self.unpack(item) for item in content)
-        raise ValueError(f"{kind!r} is not a kind of value")

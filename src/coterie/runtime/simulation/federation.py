@@ -25,10 +25,11 @@ from coterie.protocols import Mixed, Neighbourhood, Peer, PeerId, PeerMemory, To
 from coterie.registry import guarded
 from coterie.runtime.results import PeerMetrics
 from coterie.runtime.simulation.clock import VirtualLoop
-from coterie.runtime.simulation.jobs import Executor, Jobs
-from coterie.runtime.simulation.learner import SimulatedLearner, Workplace
+from coterie.runtime.simulation.jobs import Jobs
 from coterie.runtime.simulation.observer import Observer, Report
 from coterie.runtime.simulation.transport import SimulatedNetwork
+from coterie.runtime.work.learner import JobLearner, Workplace
+from coterie.runtime.work.tickets import Executor
 from coterie.seeds import generator, stdlib_random
 from coterie.spec import Spec
 
@@ -57,7 +58,7 @@ class Member:
     number: int
     id: PeerId
     attacker: bool
-    learner: SimulatedLearner
+    learner: JobLearner
     store: MemoryStore
     neighbours: Sequence[PeerId]
     memory: PeerMemory = field(default_factory=PeerMemory)
@@ -111,7 +112,7 @@ class Federation:
                 self.numbers[index],
                 self.ids[index],
                 self.ids[index] in self.attackers,
-                SimulatedLearner(
+                JobLearner(
                     self.place,
                     index,
                     self.ids[index],

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from coterie.errors import SpecError
-from coterie.runtime.simulation.jobs import Ticket
-from coterie.runtime.simulation.memory import Block
-from coterie.runtime.simulation.runner import Runner, located
-from coterie.runtime.simulation.work import EvaluateJob, FitJob, FitOutcome
+from coterie.runtime.work.descriptions import EvaluateJob, FitJob, FitOutcome
+from coterie.runtime.work.memory import Block
+from coterie.runtime.work.runner import Runner, located
+from coterie.runtime.work.tickets import Ticket
 from coterie.spec import Spec
 from coterie.training import Evaluation, FitReport
 from coterie.training.learner import require_finite

@@ -22,10 +22,10 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from coterie.errors import RunError, WorkerLost
-from coterie.runtime.simulation.jobs import Ticket
-from coterie.runtime.simulation.memory import Vectors
-from coterie.runtime.simulation.runner import Runner
-from coterie.runtime.simulation.work import Setup
+from coterie.runtime.work.descriptions import Setup
+from coterie.runtime.work.memory import Vectors
+from coterie.runtime.work.runner import Runner
+from coterie.runtime.work.tickets import Ticket
 
 _GRACE = 2.0
 """Seconds that workers have to end by themselves."""

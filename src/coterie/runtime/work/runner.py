@@ -23,9 +23,7 @@ from coterie import spec as specs
 from coterie.adversary import craft, targets
 from coterie.aggregation import Context, aggregate, metropolis_weights
 from coterie.errors import CoterieError, LayoutMismatch, PluginError, RunError, SpecError
-from coterie.runtime.simulation.jobs import Ticket
-from coterie.runtime.simulation.memory import SharedArray, Vectors
-from coterie.runtime.simulation.work import (
+from coterie.runtime.work.descriptions import (
     AggregateJob,
     AggregateOutcome,
     AttackJob,
@@ -37,6 +35,8 @@ from coterie.runtime.simulation.work import (
     Job,
     Setup,
 )
+from coterie.runtime.work.memory import SharedArray, Vectors
+from coterie.runtime.work.tickets import Ticket
 from coterie.seeds import derive, generator
 from coterie.spec import Choice, Spec
 from coterie.training import Evaluation, FitState, Learner, Tally

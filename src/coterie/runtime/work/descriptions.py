@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from coterie.runtime.simulation.memory import Block, SharedArray
+from coterie.runtime.work.memory import Block, SharedArray
 from coterie.training import FitReport
 from coterie.training.vector import LocalState
 

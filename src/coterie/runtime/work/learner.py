@@ -1,4 +1,4 @@
-"""A simulated peer's learner: each call becomes a job with a virtual duration."""
+"""A peer's learner: each call becomes a job, with a duration where time is virtual."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 from coterie.layout import Layout, Snapshot
 from coterie.protocols import Fitted, Mixed, Model, PeerId
 from coterie.protocols.peer import require_idle
-from coterie.runtime.simulation.jobs import Jobs
-from coterie.runtime.simulation.memory import Arena, Block, SharedSnapshot
-from coterie.runtime.simulation.work import (
+from coterie.runtime.work.descriptions import (
     AggregateJob,
     AggregateOutcome,
     AttackJob,
@@ -22,6 +20,8 @@ from coterie.runtime.simulation.work import (
     FitOutcome,
     Job,
 )
+from coterie.runtime.work.memory import Arena, Block, SharedSnapshot
+from coterie.runtime.work.tickets import Jobs
 from coterie.spec import Spec
 from coterie.training import Evaluation
 from coterie.training.optimizers import state_rows
@@ -30,7 +30,7 @@ from coterie.training.vector import LocalState
 
 @dataclass
 class Workplace:
-    """What all simulated learners of a run share."""
+    """What all learners of a run share."""
 
     spec: Spec
     layout: Layout
@@ -62,7 +62,7 @@ class LearnerState:
     local: LocalState | None
 
 
-class SimulatedLearner:
+class JobLearner:
     """Implements ``PeerLearner``. ``seconds_per_step``: this peer's own, so that slow peers are slow.
 
     No job changes a vector in place: a fit makes a snapshot from the present vector, an aggregation writes the peer's
@@ -148,11 +148,11 @@ class SimulatedLearner:
         state: Any = None,
         rule: str | None = None,
     ) -> Mixed:
-        ids, blocks, refused = [], [], []
+        ids, snapshots, refused = [], [], []
         for peer, model in received.items():
-            if isinstance(model.vector, SharedSnapshot) and model.vector.layout_hash == self._place.layout.hash:
+            if model.vector.layout_hash == self._place.layout.hash:
                 ids.append(peer)
-                blocks.append(model.vector.block)
+                snapshots.append(self._shared(model.vector))
             else:
                 refused.append(peer)
         job = AggregateJob(
@@ -163,7 +163,7 @@ class SimulatedLearner:
             base=self._base.block,
             target=self._block,
             velocity=self._velocity,
-            received=tuple(blocks),
+            received=tuple(snapshot.block for snapshot in snapshots),
             degrees=(degree, *(received[peer].degree for peer in ids)),
             context={
                 "own_id": self._id,
@@ -174,7 +174,7 @@ class SimulatedLearner:
             state=state,
             rule=rule,
         )
-        keep = self._now, self._base, received
+        keep = self._now, self._base, snapshots
         outcome: AggregateOutcome = await self._run(job, self._seconds_per_step, keep=keep)
         self._now = self._base = _Held(self._block)
         return Mixed(outcome.weights, outcome.trust, outcome.state, (*refused, *outcome.refused))
@@ -182,8 +182,8 @@ class SimulatedLearner:
     async def craft(self, others: Mapping[PeerId, Model], round: int, attackers: int) -> SharedSnapshot:
         """What the spec's attack makes of the present vector, its base and others' models; takes a step's time."""
         place = self._place
-        seen = [model.vector for model in others.values() if model.vector.layout_hash == place.layout.hash]
-        blocks = tuple(vector.block for vector in seen if isinstance(vector, SharedSnapshot))
+        seen = [self._shared(m.vector) for m in others.values() if m.vector.layout_hash == place.layout.hash]
+        blocks = tuple(snapshot.block for snapshot in seen)
         crafted = SharedSnapshot(place.arena, place.layout.hash)
         job = AttackJob(self._index, round, self._now.block, self._base.block, crafted.block, blocks, attackers)
         await self._run(job, self._seconds_per_step, keep=(self._now, self._base, seen, crafted))
@@ -191,10 +191,9 @@ class SimulatedLearner:
 
     async def adopt(self, snapshot: Snapshot) -> None:
         require_idle(self._busy, self._id)
-        if not isinstance(snapshot, SharedSnapshot):
-            raise TypeError("a simulated peer adopts simulated snapshots")
         self._place.layout.require(snapshot.layout_hash, self._id)
-        self._now = self._base = _Held(snapshot.block, snapshot)
+        shared = self._shared(snapshot)
+        self._now = self._base = _Held(shared.block, shared)
 
     async def snapshot(self) -> SharedSnapshot:
         copy = SharedSnapshot(self._place.arena, self._place.layout.hash)
@@ -216,6 +215,14 @@ class SimulatedLearner:
             return await self._place.jobs.run(self._index, job, cost, keep)
         finally:
             self._busy = False
+
+    def _shared(self, snapshot: Snapshot) -> SharedSnapshot:
+        """The snapshot in the memory that jobs read: itself in a simulation, a copy of what came from elsewhere."""
+        if isinstance(snapshot, SharedSnapshot):
+            return snapshot
+        copy = SharedSnapshot(self._place.arena, self._place.layout.hash)
+        copy.tensor().copy_(snapshot.tensor())
+        return copy
 
     def _expected_steps(self) -> int:
         steps, table = self._place.spec.local_steps, self._place.spec.training

@@ -1,0 +1,37 @@
+"""A real peer's jobs: done by one thread beside its event loop, so that it answers others while it trains."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from coterie.runtime.work.runner import Runner
+from coterie.runtime.work.tickets import Ticket
+
+
+class ThreadJobs:
+    """Implements ``Jobs`` in real time: ``cost`` means nothing here. One lane, and jobs in the order they come."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="coterie-work")
+
+    async def run(self, lane: int, job: Any, cost: float, keep: object = None) -> Any:
+        return (await self._begin(Ticket(lane, job, keep=keep))).result()
+
+    def defer(self, lane: int, job: Any, report: Callable[[Any], None], keep: object = None) -> None:
+        self._begin(Ticket(lane, job, keep=keep)).add_done_callback(lambda done: report(done.result().result()))
+
+    def close(self) -> None:
+        """Wait for the job at work; those behind it are dropped."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self, ticket: Ticket) -> asyncio.Future[Ticket]:
+        """The ticket once it is done; it holds what the job reads, also when nobody waits any more."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._do, ticket)
+
+    def _do(self, ticket: Ticket) -> Ticket:
+        self._runner.begin([ticket])
+        return ticket

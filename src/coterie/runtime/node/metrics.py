@@ -1,0 +1,79 @@
+"""What a real peer writes down about itself: a line of ``metrics.jsonl`` a round, and who sent what was refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from coterie.errors import CoterieError
+from coterie.identity import PeerId, short_name
+from coterie.protocols import Mixed
+from coterie.runtime.results import PeerMetrics
+from coterie.runtime.work.learner import JobLearner
+from coterie.spec import Spec
+from coterie.training import Evaluation
+
+_log = logging.getLogger("coterie.round")
+
+
+@dataclass
+class NodeMetrics:
+    """Implements ``Metrics``."""
+
+    spec: Spec
+    peer: PeerId
+    number: int
+    attacker: bool
+    learner: JobLearner
+    seconds: Callable[[], float]
+    """Since the node began to train."""
+    bytes_sent: Callable[[], int]
+    on_record: Callable[[PeerMetrics], None]
+    round: int = -1
+    """The last one that is over; -1 before the first."""
+    refused: dict[PeerId, int] = field(default_factory=dict)
+    """Frames and vectors refused, by sender."""
+    mixed: Mixed | None = None
+
+    def round_done(self, round: int, loss: float, mixed: Mixed | None) -> None:
+        self.round = round
+        if mixed is not None:
+            self.mixed = mixed
+            for sender in mixed.refused:
+                self.refused[sender] = self.refused.get(sender, 0) + 1
+        last, moment, sent = self.mixed, self.seconds(), self.bytes_sent()
+        table, rounds = self.spec.evaluation, self.spec.federation.rounds
+        _log.info(
+            "round %d of %d: loss %.4f, %d models", round + 1, rounds, loss, len(mixed.weights) - 1 if mixed else 0
+        )
+        if (round + 1) % table.every and round + 1 < rounds:
+            return
+
+        def done(evaluation: Evaluation) -> None:
+            self.on_record(
+                PeerMetrics(
+                    round=round,
+                    peer=self.peer,
+                    index=self.number,
+                    attacker=self.attacker,
+                    time=moment,
+                    accuracy=evaluation.accuracy,
+                    loss=evaluation.loss,
+                    attack_rate=evaluation.attack_rate,
+                    train_loss=loss,
+                    bytes_sent=sent,
+                    weights=dict(last.weights) if last else {},
+                    trust=_of_those_heard(last.trust, last.weights) if last and last.trust is not None else None,
+                )
+            )
+
+        self.learner.evaluate(table.samples, done)
+
+    def dropped(self, sender: PeerId, error: CoterieError) -> None:
+        self.refused[sender] = self.refused.get(sender, 0) + 1
+        _log.warning("refused of %s: %s", short_name(sender), error)
+
+
+def _of_those_heard(trust: Mapping[PeerId, float], weights: Mapping[PeerId, float]) -> dict[PeerId, float]:
+    return {peer: trust[peer] for peer in weights if peer in trust}

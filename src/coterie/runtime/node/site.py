@@ -1,0 +1,96 @@
+"""One peer's model, data and memory on this machine: what a real peer works with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from coterie import data
+from coterie.errors import SpecError
+from coterie.identity import PeerId
+from coterie.layout import Layout
+from coterie.runtime.node.jobs import ThreadJobs
+from coterie.runtime.node.store import FileStore
+from coterie.runtime.work.learner import JobLearner, Workplace
+from coterie.runtime.work.memory import Arena, SharedMemory
+from coterie.runtime.work.placement import Placement, share
+from coterie.runtime.work.runner import Runner
+from coterie.spec import Spec
+from coterie.training import Evaluation
+
+_ROWS = 8
+"""Vectors in a piece of memory; more pieces are taken as needed."""
+
+
+def part_of(parts: Placement, number: int) -> Placement:
+    """What peer ``number`` of a divided data set holds, and nothing of the others."""
+    if number not in parts.numbers:
+        raise SpecError(
+            f"there is no peer {number} in this run", where="part", remedy=f"There are {len(parts.numbers)} of them."
+        )
+    index = parts.numbers.index(number)
+    return replace(
+        parts,
+        ids=(parts.ids[index],),
+        numbers=(number,),
+        train=[parts.train[index]],
+        validation=[parts.validation[index]],
+    )
+
+
+@dataclass
+class Site:
+    """``close`` gives its memory back."""
+
+    spec: Spec
+    dataset: data.Dataset
+    layout: Layout
+    runner: Runner
+    jobs: ThreadJobs
+    learner: JobLearner
+    store: FileStore
+    _arena: Arena
+    _memory: SharedMemory
+
+    @classmethod
+    def open(cls, spec: Spec, part: Placement, peer: PeerId, founders: Sequence[PeerId], folder: Path) -> Site:
+        """``part``: one peer's data; ``founders``: members from the start; ``folder``: where the peer keeps its state.
+
+        Raises ModelError, PluginError or SpecError where the model cannot be built.
+        """
+        memory = SharedMemory()
+        try:
+            setup = replace(share(spec, part, memory), founders=frozenset(founders))
+            runner = Runner(spec, setup)
+            layout = runner.learner.layout
+            arena = Arena(memory, layout.size, _ROWS, travels=True)
+            runner.vectors = arena
+            initial = arena.take()
+            arena[initial].copy_(runner.learner.vector)
+        except BaseException:
+            memory.close()
+            raise
+        place = Workplace(spec, layout, arena, initial)
+        jobs = place.jobs = ThreadJobs(runner)
+        learner = JobLearner(place, 0, peer, len(part.train[0]), 0.0)
+        store = FileStore(folder, arena, layout.hash)
+        return cls(spec, part.dataset, layout, runner, jobs, learner, store, arena, memory)
+
+    def close(self) -> None:
+        self.jobs.close()
+        self._memory.close()
+
+    async def final(self) -> tuple[Evaluation, str, dict[str, Any]]:
+        """The final model: its figures on the whole test set, SHA-256 of its vector, and its state dict."""
+        samples = len(self.dataset.y_test)
+        evaluation: Evaluation = await self.jobs.run(0, self.learner.evaluation(samples), 0.0)
+        vector = self._arena[self.learner.block]
+        digest = hashlib.sha256(vector.numpy().astype("<f4", copy=False).data).hexdigest()
+        learner = self.runner.learner
+        learner.bind(vector)
+        learner.bound.restore_local(self.learner.local)
+        state = {name: tensor.detach().clone() for name, tensor in learner.bound.module.state_dict().items()}
+        return evaluation, digest, state
