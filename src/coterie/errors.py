@@ -13,6 +13,7 @@
     ├── LedgerError          a record, a block or a ledger is not what it must be    exit 1
     ├── MessageError         bytes from another peer are not a valid message       dropped and counted
     ├── PeerUnreachable      a peer did not answer in time, or is gone             handled by protocols
+    ├── NodeError            a node cannot start, or refuses a command             exit 2
     └── RunError             a run could not go on                                 exit 1
         ├── TrainingDiverged a loss or a parameter is no longer finite
         ├── Deadlock         every peer waits and nothing will ever wake one
@@ -103,6 +104,10 @@ class MessageError(CoterieError):
 
 class PeerUnreachable(CoterieError):
     code = "unreachable"
+
+
+class NodeError(CoterieError):
+    code, exit_status = "node", 2
 
 
 class RunError(CoterieError):

@@ -25,6 +25,9 @@ from coterie.runtime._result import SCHEMA, Result, combine, summary
 if TYPE_CHECKING:
     import torch
 
+    from coterie.protocols import Mixed
+    from coterie.training import Evaluation
+
 __all__ = ["SCHEMA", "Origin", "PeerMetrics", "Result", "RunDirectory", "combine", "json_text", "summary"]
 
 _T = TypeVar("_T")
@@ -51,6 +54,20 @@ class PeerMetrics:
     trust: dict[str, float] | None = None
     attack_rate: float | None = None
     """Share of the test samples of the attacked classes that are taken for what the attack wants; None without one."""
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, mixed: Mixed | None, **where_and_when: Any) -> PeerMetrics:
+        """What an evaluation found at a peer that last mixed in this way."""
+        weights = {} if mixed is None else mixed.weights
+        trust = None if mixed is None else mixed.trust
+        return cls(
+            accuracy=evaluation.accuracy,
+            loss=evaluation.loss,
+            attack_rate=evaluation.attack_rate,
+            weights=dict(weights),
+            trust=None if trust is None else {peer: trust[peer] for peer in weights if peer in trust},
+            **where_and_when,
+        )
 
 
 class _Line(msgspec.Struct):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coterie.errors import CoterieError
@@ -52,19 +52,16 @@ class NodeMetrics:
 
         def done(evaluation: Evaluation) -> None:
             self.on_record(
-                PeerMetrics(
+                PeerMetrics.of(
+                    evaluation,
+                    last,
                     round=round,
                     peer=self.peer,
                     index=self.number,
                     attacker=self.attacker,
                     time=moment,
-                    accuracy=evaluation.accuracy,
-                    loss=evaluation.loss,
-                    attack_rate=evaluation.attack_rate,
                     train_loss=loss,
                     bytes_sent=sent,
-                    weights=dict(last.weights) if last else {},
-                    trust=_of_those_heard(last.trust, last.weights) if last and last.trust is not None else None,
                 )
             )
 
@@ -73,7 +70,3 @@ class NodeMetrics:
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
         self.refused[sender] = self.refused.get(sender, 0) + 1
         _log.warning("refused of %s: %s", short_name(sender), error)
-
-
-def _of_those_heard(trust: Mapping[PeerId, float], weights: Mapping[PeerId, float]) -> dict[PeerId, float]:
-    return {peer: trust[peer] for peer in weights if peer in trust}

@@ -31,6 +31,13 @@ class _File(msgspec.Struct):
     digest: bytes
     """SHA-256 of ``tensors``."""
 
+    def check(self, layout: str) -> None:
+        """Raise ValueError unless it is whole, and of this version and layout."""
+        if self.schema != _SCHEMA or self.layout != layout:
+            raise ValueError("it was written by another version, or for another model")
+        if hashlib.sha256(self.tensors).digest() != self.digest:
+            raise ValueError("its bytes are not those that were written")
+
 
 class FileStore:
     """Implements ``Store`` in a folder. Snapshots are held in ``arena``.
@@ -74,10 +81,7 @@ class FileStore:
     def _read(self, path: Path) -> Any:
         try:
             file = msgspec.msgpack.decode(path.read_bytes(), type=_File)
-            if file.schema != _SCHEMA or file.layout != self._layout:
-                raise ValueError("it was written by another version, or for another model")
-            if hashlib.sha256(file.tensors).digest() != file.digest:
-                raise ValueError("its bytes are not those that were written")
+            file.check(self._layout)
             return Unpacker(self._arena, self._layout, load(file.tensors)).unpack(file.value)
         except FileNotFoundError:
             return None

@@ -35,21 +35,16 @@ class Report:
 
         def done(evaluation: Evaluation) -> None:
             self.observer.record(
-                PeerMetrics(
+                PeerMetrics.of(
+                    evaluation,
+                    last,
                     round=round,
                     peer=member.id,
                     index=member.index,
                     attacker=member.attacker,
                     time=moment,
-                    accuracy=evaluation.accuracy,
-                    loss=evaluation.loss,
-                    attack_rate=evaluation.attack_rate,
                     train_loss=loss,
                     bytes_sent=sent,
-                    weights=dict(last.weights) if last else {},
-                    trust={peer: last.trust[peer] for peer in last.weights if peer in last.trust}
-                    if last and last.trust is not None
-                    else None,
                 )
             )
 

@@ -1,0 +1,103 @@
+"""The node's control socket: one JSON object a line, in and out, over a Unix socket that only its owner may open.
+
+Threat model: who may open the socket may do all that the node may, so it is made with mode 0600 in a folder of mode
+0700. Nothing here is reachable from a network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from coterie.errors import CoterieError, NodeError
+
+_LINE = 1 << 20
+"""Bytes in a request or an answer."""
+_SOCKET_PATH = 100
+"""Bytes that the path of a Unix socket may have: 107 on Linux, 103 elsewhere."""
+
+Command: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+class ControlServer:
+    """Answers requests ``{"command": NAME, ...}`` with ``{"ok": true, ...}`` or ``{"ok": false, "error": {...}}``."""
+
+    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+        self._path, self._commands = path, commands
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises NodeError where another node is at work on this home, or the path is too long."""
+        if len(os.fsencode(self._path.resolve())) > _SOCKET_PATH:
+            raise NodeError(
+                "the path is too long for a socket",
+                where=str(self._path),
+                remedy=f"Put the node's home in a folder with a path of at most {_SOCKET_PATH - 20} bytes.",
+            )
+        if self._path.exists():
+            with contextlib.suppress(NodeError, OSError):
+                call(self._path, {"command": "ping"}, seconds=2)
+                raise NodeError(
+                    "a node is at work here already", where=str(self._path.parent), remedy="Stop it: coterie node stop"
+                )
+            self._path.unlink(missing_ok=True)  # left behind by a node that was killed
+        before = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, str(self._path), limit=_LINE)
+        finally:
+            os.umask(before)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, ValueError):  # ValueError: a line that is too long
+            while line := await reader.readline():
+                writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
+                await writer.drain()
+        writer.close()
+
+    async def _answer(self, line: bytes) -> Mapping[str, Any]:
+        try:
+            request = json.loads(line)
+            command = self._commands[request["command"]]
+        except (ValueError, KeyError, TypeError):
+            return _failure(
+                NodeError("not a command that this node knows", remedy=f"Known: {', '.join(self._commands)}.")
+            )
+        try:
+            return {"ok": True, **await command(request)}
+        except CoterieError as error:
+            return _failure(error)
+
+
+def call(path: Path, request: Mapping[str, Any], seconds: float = 30.0) -> dict[str, Any]:
+    """A running node's answer. Raises NodeError where none runs, or where it refuses."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(seconds)
+            connection.connect(str(path))
+            with connection.makefile("rwb") as stream:
+                stream.write(json.dumps(request).encode() + b"\n")
+                stream.flush()
+                answer = json.loads(stream.readline(_LINE))
+    except (OSError, ValueError):
+        raise NodeError(
+            "no node answers here", where=str(path.parent), remedy=f"Start it: coterie node --home {path.parent}"
+        ) from None
+    if not answer.pop("ok", False):
+        error = answer.get("error", {})
+        raise NodeError(error.get("what", "refused"), where=error.get("where", ""), remedy=error.get("remedy", ""))
+    return dict(answer)
+
+
+def _failure(error: CoterieError) -> Mapping[str, Any]:
+    return {"ok": False, "error": error.record()}
