@@ -39,9 +39,13 @@ async def gossip(
     degree = min(fanout, len(peer.neighbours))
     memory = peer.store.get("gossip") or {"round": 0, "state": None, "returned": False}
     round, state, returned = memory["round"], memory["state"], memory["returned"]
-    if peer.returned and "vector" in memory:
+    if peer.returned:
         returned = True
-        await peer.learner.adopt(memory["vector"])
+        if "vector" in memory:
+            await peer.learner.adopt(memory["vector"])
+        elif models := await peer.pull(peer.random.sample(peer.neighbours, degree), 0):
+            # Late, or without memory: begin between the others' models; the median bears a minority of liars.
+            await peer.learner.aggregate(models, round, degree=degree, rule="median")
 
     while round < rounds:
         await peer.checkpoint(round)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from coterie import data
 from coterie.errors import SpecError
 from coterie.identity import PeerId
@@ -83,11 +85,16 @@ class Site:
         self.jobs.close()
         self._memory.close()
 
+    @property
+    def vector(self) -> torch.Tensor:
+        """The learner's present vector, shape (layout.size,), float32. Read only."""
+        return self._arena[self.learner.block]
+
     async def final(self) -> tuple[Evaluation, str, dict[str, Any]]:
         """The final model: its figures on the whole test set, SHA-256 of its vector, and its state dict."""
         samples = len(self.dataset.y_test)
         evaluation: Evaluation = await self.jobs.run(0, self.learner.evaluation(samples), 0.0)
-        vector = self._arena[self.learner.block]
+        vector = self.vector
         digest = hashlib.sha256(vector.numpy().astype("<f4", copy=False).data).hexdigest()
         learner = self.runner.learner
         learner.bind(vector)

@@ -1,0 +1,152 @@
+"""A node's home: the folder that holds its key, its settings, its ledger and its state.
+
+key.pem  transport.pem   the peer's identity, and its transport certificate with its key: mode 0600
+node.toml                where it listens, whom it asks first, which data it holds
+spec.toml                the federation's spec
+ledger.sqlite            membership records, and the peer's own chain
+state/                   what its protocol keeps
+addresses.msgpack dht.state   where others were last seen
+metrics.jsonl result.json models/   what it measured
+control.sock node.log
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+from cryptography.hazmat.primitives import serialization
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from coterie.errors import IdentityError, NodeError, SpecError
+from coterie.identity import Certificate, Identity, TransportKey
+from coterie.registry import explain
+
+Endpoint = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
+
+
+class NodeTable(BaseModel):
+    """``node.toml``: what is this site's own business, and no other member's."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    federation: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Id of the genesis record: the federation."""
+    listen: Endpoint | None = None
+    """``host:port`` to accept members at; none for a site that can only dial out."""
+    announce: Endpoint | None = None
+    """``host:port`` at which others reach it, where that is not ``listen``."""
+    join: Endpoint | None = None
+    """``host:port`` to accept newcomers at."""
+    contacts: list[Endpoint] = []
+    """Members' addresses to try first."""
+    dht: list[Endpoint] = []
+    """Bootstrap contacts of the Kademlia table; none: no table."""
+    dataset: str | None = None
+    """This site's own data, such as ``csv:/data/ward-7.csv``; by default its part of the spec's data set."""
+    part: int | None = Field(default=None, ge=0)
+    """Which part of the spec's data set, from 0; by default the peer's number among the members."""
+
+
+class Home:
+    """The files of one node."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, identity: Identity, table: NodeTable, spec: str) -> Home:
+        """Make a home. Raises NodeError where one is already there."""
+        home = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.chmod(0o700)
+            taken = any(path.iterdir())
+        except OSError as error:
+            raise NodeError(
+                f"the folder cannot be made: {error.strerror or error}", where=str(path), remedy="Name another --home."
+            ) from None
+        if taken:
+            raise NodeError("the folder is not empty", where=str(path), remedy="Name a new folder with --home.")
+        identity.save(home.path / "key.pem")
+        home.save_transport(TransportKey.new(identity))
+        (path / "spec.toml").write_text(spec)
+        home.save(table)
+        return home
+
+    @property
+    def identity(self) -> Identity:
+        return Identity.load(self.path / "key.pem")
+
+    @property
+    def table(self) -> NodeTable:
+        """Raises NodeError where there is no home, SpecError for a wrong setting."""
+        path = self.path / "node.toml"
+        try:
+            return NodeTable(**tomllib.loads(path.read_text()))
+        except OSError:
+            raise NodeError(
+                "this is no node's home", where=str(self.path), remedy="Make one: coterie federation init, or join."
+            ) from None
+        except tomllib.TOMLDecodeError as error:
+            raise SpecError(f"not TOML: {error}", where=str(path), remedy="Mend the file.") from None
+        except ValidationError as error:
+            raise explain(error, str(path), NodeTable.model_fields) from None
+
+    def save(self, table: NodeTable) -> None:
+        values: dict[str, Any] = {k: v for k, v in table.model_dump().items() if v is not None}
+        (self.path / "node.toml").write_text(tomli_w.dumps(values))
+
+    @property
+    def transport(self) -> TransportKey:
+        """The certificate that others know, with its key. Raises IdentityError where it is not this peer's."""
+        path = self.path / "transport.pem"
+        try:
+            lines = path.read_bytes()
+            key, _, rest = lines.partition(b"-----END PRIVATE KEY-----\n")
+            key += b"-----END PRIVATE KEY-----\n"
+            serialization.load_pem_private_key(key, None)
+            der, signature = (base64.b64decode(part) for part in rest.split())
+        except (OSError, ValueError, TypeError):
+            raise IdentityError(
+                "the transport key cannot be read",
+                where=str(path),
+                remedy="Remove it: a new one is made and announced.",
+            ) from None
+        certificate = Certificate(self.identity.id, der, signature)
+        certificate.check()
+        return TransportKey(certificate, key)
+
+    def save_transport(self, transport: TransportKey) -> None:
+        """Keep it for the next start: others pin this very certificate."""
+        path, certificate = self.path / "transport.pem", transport.certificate
+        parts = base64.b64encode(certificate.der), base64.b64encode(certificate.signature)
+        content = transport.key_pem + b"\n".join(parts) + b"\n"
+        temporary = path.with_suffix(".new")
+        temporary.unlink(missing_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Raise NodeError where another process works in this home; the lock ends with the process."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise NodeError(
+                "a node is at work here already", where=str(self.path), remedy="Stop it first, or name another --home."
+            ) from None
+        finally:
+            os.close(descriptor)

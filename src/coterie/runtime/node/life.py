@@ -1,0 +1,101 @@
+"""A real peer's life in its protocol: the same coroutine as in a simulation, on a real clock."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from coterie.adversary import Attacker, falsifies
+from coterie.identity import PeerId
+from coterie.ledger import Ledger
+from coterie.network import Codec, Frame, Transport
+from coterie.protocols import Neighbourhood, Peer, Topology
+from coterie.registry import guarded
+from coterie.runtime.node.metrics import NodeMetrics
+from coterie.runtime.node.site import Site
+from coterie.runtime.results import PeerMetrics
+from coterie.seeds import stdlib_random
+from coterie.spec import Spec
+
+
+@dataclass
+class Life:
+    """One peer from its first round to its last. ``connect`` must be called with a transport before ``run``.
+
+    ``ids``: all members, by their numbers in the spec. Of choices that replay, a peer makes the same as its number in a
+    simulation does, if nothing fails: there and here they begin anew at each barrier of ``run.checkpoint_every``; here
+    nobody waits at it.
+    """
+
+    spec: Spec
+    site: Site
+    ids: Sequence[PeerId]
+    number: int
+    topology: Topology
+    attackers: frozenset[PeerId]
+    ledger: Ledger
+    on_record: Callable[[PeerMetrics], None]
+    peer: Peer = field(init=False)
+    metrics: NodeMetrics = field(init=False)
+
+    def connect(self, transport: Transport, *, returned: bool) -> None:
+        """Make the peer. ``returned``: others are at work already, or it was at work before its process ended."""
+        spec, index = self.spec, self.number
+        loop = asyncio.get_running_loop()
+        own, begun = self.ids[index], loop.time()
+        self.metrics = NodeMetrics(
+            spec,
+            own,
+            index,
+            own in self.attackers,
+            self.site.learner,
+            lambda: loop.time() - begun,
+            lambda: transport.bytes_sent,
+            self.on_record,
+        )
+        self.peer = Peer(
+            id=own,
+            members=self.ids,
+            neighbours=Neighbourhood(self.ids, self.topology.adjacency[index]),
+            learner=self.site.learner,
+            ledger=self.ledger,
+            store=self.site.store,
+            random=self._random(0),
+            secrets=random.SystemRandom(),
+            clock=loop,
+            metrics=self.metrics,
+            transport=transport,
+            codec=Codec(),
+            returned=returned,
+            meet=self._meet,
+        )
+        attack = spec.choices.get("attack")
+        publishes = spec.protocol.component.traits.get("publishes", True)
+        if own in self.attackers and publishes and attack is not None and falsifies(attack.component) == "own":
+            traits = attack.component.traits
+            self.peer.learner = Attacker(
+                self.peer, self.site.learner, self.attackers, sees_others=traits.get("sees_others", not traits)
+            )
+
+    def receive(self, sender: PeerId, frame: Frame) -> None:
+        """A frame has come in, from a sender for whom the transport vouches."""
+        self.peer.receive(sender, frame)
+
+    async def run(self) -> None:
+        """To the end of the protocol. Raises what went wrong in it; PluginError for a user's own."""
+        protocol = self.spec.protocol
+        await self.site.learner.reset()
+        with guarded(protocol.component, f"federation.protocol at {self.peer.id[:12]}"):
+            life: Awaitable[Any] = protocol(self.peer, self.spec.federation.rounds)
+            await life
+
+    async def _meet(self, round: int) -> None:
+        every = self.spec.run.checkpoint_every
+        if every and round and round % every == 0:
+            self.peer.random = self._random(round // every)
+
+    def _random(self, segment: int) -> random.Random:
+        return stdlib_random(self.spec.seed, "peer", self.number, segment + 1)

@@ -1,0 +1,103 @@
+"""Real peers on a real clock, over a network in memory, against the simulation of the same spec."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from coterie import data
+from coterie.ledger import NullLedger
+from coterie.network import Frame
+from coterie.network.codec import Codec
+from coterie.runtime.node.life import Life
+from coterie.runtime.node.site import Site, part_of
+from coterie.runtime.results import PeerMetrics
+from coterie.runtime.work.placement import place
+
+sys.path.insert(0, str(Path(__file__).parent / "simulation"))
+from small_federation import simulate, small
+
+
+@dataclass
+class Wire:
+    """Carries whole frames as bytes between peers of one event loop."""
+
+    lives: dict[str, Life]
+    sent: dict[str, int] = field(default_factory=dict)
+
+    def end_of(self, peer: str) -> End:
+        return End(self, peer)
+
+
+@dataclass
+class End:
+    wire: Wire
+    peer: str
+    bytes_sent: int = 0
+
+    def post(self, to: str, frame: Frame, failed: Callable[[], None]) -> None:
+        data = b"".join(bytes(piece) for piece in frame.chunks())
+        assert len(data) == frame.nbytes
+        self.bytes_sent += len(data)
+        envelope = Codec().parse(data)
+        again = Codec().encode(envelope)
+        asyncio.get_running_loop().call_soon(self.wire.lives[to].receive, self.peer, again)
+
+
+@pytest.fixture
+def closing() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def real(spec: Any, folder: Path, closing: ExitStack) -> tuple[list[Life], list[PeerMetrics], list[tuple[Any, ...]]]:
+    parts = place(spec, data.load(spec.dataset, None))
+    records: list[PeerMetrics] = []
+    lives = []
+    for number in parts.numbers:
+        site = Site.open(spec, part_of(parts, number), parts.ids[number], parts.ids, folder / str(number))
+        closing.callback(site.close)
+        lives.append(Life(spec, site, parts.ids, number, parts.topology, parts.attackers, NullLedger(), records.append))
+    wire = Wire({life.ids[life.number]: life for life in lives})
+
+    async def main() -> list[tuple[Any, ...]]:
+        for life in lives:
+            life.connect(wire.end_of(life.ids[life.number]), returned=False)
+        await asyncio.wait_for(asyncio.gather(*(life.run() for life in lives)), 60)
+        return [await life.site.final() for life in lives]
+
+    return lives, records, asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"aggregation__rule": "median", "topology__kind": "ring", "federation__rounds": 12},
+        {"attack__kind": "sign_flip", "attack__fraction": 0.34},
+        {"federation__protocol": "fedavg"},
+    ],
+)
+def test_the_outcome_is_that_of_the_simulation(changes: dict[str, Any], tmp_path: Path, closing: ExitStack) -> None:
+    spec = small(federation__seed=3, run__checkpoint_every=5, **changes)
+    kept: list[PeerMetrics] = []
+    figures, simulation = simulate(spec, kept)
+    lives, records, outcomes = real(spec, tmp_path, closing)
+    by_place = {(record.peer, record.round): record for record in kept}
+    assert len(records) == len(kept)
+    for record in records:
+        expected = by_place[record.peer, record.round]
+        assert record.accuracy == expected.accuracy
+        assert record.weights == pytest.approx(expected.weights)
+    for life, member, (evaluation, _, state) in zip(lives, simulation.federation.members, outcomes, strict=True):
+        assert torch.equal(life.site.vector, simulation.arena[member.learner.block])
+        assert evaluation.samples == len(life.site.dataset.y_test)
+        assert set(state) == {"1.weight", "1.bias"}
