@@ -33,20 +33,14 @@ class ControlServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen. Raises NodeError where another node is at work on this home, or the path is too long."""
+        """Listen, in a home that this process has locked. Raises NodeError where the path is too long."""
         if len(os.fsencode(self._path.resolve())) > _SOCKET_PATH:
             raise NodeError(
                 "the path is too long for a socket",
                 where=str(self._path),
                 remedy=f"Put the node's home in a folder with a path of at most {_SOCKET_PATH - 20} bytes.",
             )
-        if self._path.exists():
-            with contextlib.suppress(NodeError, OSError):
-                call(self._path, {"command": "ping"}, seconds=2)
-                raise NodeError(
-                    "a node is at work here already", where=str(self._path.parent), remedy="Stop it: coterie node stop"
-                )
-            self._path.unlink(missing_ok=True)  # left behind by a node that was killed
+        self._path.unlink(missing_ok=True)  # left behind by a node that was killed: the home is locked
         before = os.umask(0o177)
         try:
             self._server = await asyncio.start_unix_server(self._serve, str(self._path), limit=_LINE)

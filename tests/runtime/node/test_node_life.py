@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_federation import simulate, small
 
 from coterie import data
 from coterie.ledger import NullLedger
@@ -21,9 +21,6 @@ from coterie.runtime.node.life import Life
 from coterie.runtime.node.site import Site, part_of
 from coterie.runtime.results import PeerMetrics
 from coterie.runtime.work.placement import place
-
-sys.path.insert(0, str(Path(__file__).parent / "simulation"))
-from small_federation import simulate, small
 
 
 @dataclass
@@ -89,7 +86,7 @@ def real(spec: Any, folder: Path, closing: ExitStack) -> tuple[list[Life], list[
 def test_the_outcome_is_that_of_the_simulation(changes: dict[str, Any], tmp_path: Path, closing: ExitStack) -> None:
     spec = small(federation__seed=3, run__checkpoint_every=5, **changes)
     kept: list[PeerMetrics] = []
-    figures, simulation = simulate(spec, kept)
+    _, simulation = simulate(spec, kept)
     lives, records, outcomes = real(spec, tmp_path, closing)
     by_place = {(record.peer, record.round): record for record in kept}
     assert len(records) == len(kept)

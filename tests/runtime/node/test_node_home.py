@@ -1,0 +1,203 @@
+"""A node's folder: its key, its settings, its state, and the socket for its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from coterie.errors import IdentityError, NodeError, OutputError, PluginError, SpecError
+from coterie.identity import Identity
+from coterie.runtime.node.control import ControlServer, call
+from coterie.runtime.node.home import Home, NodeTable
+from coterie.runtime.node.store import FileStore
+from coterie.runtime.work.memory import Arena, SharedMemory, SharedSnapshot
+
+LAYOUT = "ab" * 32
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.create(tmp_path / "home", Identity.generate(), NodeTable(listen="127.0.0.1:0"), "[federation]\n")
+
+
+def test_a_home_keeps_its_secrets_to_itself(home: Home) -> None:
+    assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
+    for name in ("key.pem", "transport.pem"):
+        assert stat.S_IMODE((home.path / name).stat().st_mode) == 0o600
+    transport = home.transport
+    assert transport.certificate.peer == home.identity.id
+    assert home.transport.certificate == transport.certificate
+    assert home.table == NodeTable(listen="127.0.0.1:0")
+
+
+def test_a_home_is_made_once(home: Home) -> None:
+    with pytest.raises(NodeError, match="not empty"):
+        Home.create(home.path, Identity.generate(), NodeTable(), "")
+
+
+def test_one_process_at_a_time(home: Home) -> None:
+    with home.locked(), pytest.raises(NodeError, match="at work"), Home(home.path).locked():
+        pass
+    with home.locked():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "words"),
+    [
+        (None, NodeError, "no node's home"),
+        ("listen = [", SpecError, "not TOML"),
+        ("listne = 'a:1'", SpecError, "listen"),
+        ("listen = 'nowhere'", SpecError, "listen"),
+        ("part = -1", SpecError, "part"),
+    ],
+)
+def test_wrong_settings_are_named(home: Home, content: str | None, error: type[Exception], words: str) -> None:
+    path = home.path / "node.toml"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with pytest.raises(error, match=words):
+        home.table  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda p: p.unlink(), lambda p: p.write_text("junk"), lambda p: p.write_bytes(p.read_bytes()[:-9])]
+)
+def test_a_damaged_transport_key_is_named(home: Home, damage: Any) -> None:
+    damage(home.path / "transport.pem")
+    with pytest.raises(IdentityError):
+        home.transport  # noqa: B018
+
+
+def test_a_transport_key_of_another_peer_is_refused(home: Home, tmp_path: Path) -> None:
+    other = Home.create(tmp_path / "other", Identity.generate(), NodeTable(), "")
+    (home.path / "transport.pem").write_bytes((other.path / "transport.pem").read_bytes())
+    with pytest.raises(IdentityError, match="not signed"):
+        home.transport  # noqa: B018
+
+
+# The store
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    memory = SharedMemory()
+    yield Arena(memory, 50, 4, travels=True)
+    memory.close()
+
+
+def test_what_is_put_is_there_after_a_restart(tmp_path: Path, arena: Arena) -> None:
+    store = FileStore(tmp_path, arena, LAYOUT)
+    snapshot = SharedSnapshot(arena, LAYOUT)
+    snapshot.tensor().copy_(torch.arange(50.0))
+    value = {"round": 7, "trust": {"a": 0.5}, "vector": snapshot, "rows": torch.ones(3), "big": 1 << 70, "none": None}
+    store.put("gossip", value)
+    assert store.get("gossip") is value
+    found = FileStore(tmp_path, arena, LAYOUT).get("gossip")
+    assert {k: found[k] for k in ("round", "trust", "big", "none")} == {
+        "round": 7,
+        "trust": {"a": 0.5},
+        "big": 1 << 70,
+        "none": None,
+    }
+    assert torch.equal(found["vector"].tensor(), torch.arange(50.0))
+    assert torch.equal(found["rows"], torch.ones(3))
+    assert store.get("nothing") is None
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.9, 0.999])
+def test_a_damaged_state_is_set_aside(tmp_path: Path, arena: Arena, place: float) -> None:
+    FileStore(tmp_path, arena, LAYOUT).put("gossip", {"round": 3, "rows": torch.arange(100)})
+    path = tmp_path / "gossip.state"
+    content = bytearray(path.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 0xFF
+    path.write_bytes(content)
+    store = FileStore(tmp_path, arena, LAYOUT)
+    assert store.get("gossip") is None
+    assert (tmp_path / "gossip.damaged").exists()
+    store.put("gossip", {"round": 4})
+    assert FileStore(tmp_path, arena, LAYOUT).get("gossip") == {"round": 4}
+
+
+def test_a_state_that_lost_its_end_or_is_of_another_model_is_set_aside(tmp_path: Path, arena: Arena) -> None:
+    FileStore(tmp_path, arena, LAYOUT).put("gossip", {"rows": torch.arange(5000)})
+    path = tmp_path / "gossip.state"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4096])
+    assert FileStore(tmp_path, arena, LAYOUT).get("gossip") is None
+    path.write_bytes(whole)
+    assert FileStore(tmp_path, arena, "cd" * 32).get("gossip") is None
+
+
+def test_what_cannot_be_kept_is_named(tmp_path: Path, arena: Arena) -> None:
+    store = FileStore(tmp_path, arena, LAYOUT)
+    with pytest.raises(PluginError, match="set"):
+        store.put("gossip", {1, 2})
+    with pytest.raises(OutputError, match="name"):
+        store.put("../gossip", 1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        FileStore(tmp_path / "file" / "below", arena, LAYOUT).put("gossip", 1)
+
+
+def test_hashes_are_those_of_the_bytes(arena: Arena) -> None:
+    import hashlib
+    import struct
+
+    snapshot = SharedSnapshot(arena, LAYOUT)
+    snapshot.tensor().copy_(torch.linspace(-1, 1, 50))
+    expected = hashlib.sha256(b"".join(struct.pack("<f", value) for value in snapshot.tensor().tolist())).digest()
+    assert snapshot.digest() == expected
+
+
+# The socket
+
+
+def test_the_socket_answers_its_owner_alone(tmp_path: Path) -> None:
+    async def echo(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"said": request["text"]}
+
+    async def refuse(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise NodeError("not now", where="here", remedy="Later.")
+
+    async def main() -> None:
+        path = tmp_path / "control.sock"
+        with pytest.raises(NodeError, match="no node answers"):
+            call(path, {"command": "echo"})
+        path.write_text("")  # left behind
+        server = ControlServer(path, {"echo": echo, "refuse": refuse})
+        await server.start()
+        try:
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert await asyncio.to_thread(call, path, {"command": "echo", "text": "good day"}) == {"said": "good day"}
+            with pytest.raises(NodeError, match="not now"):
+                await asyncio.to_thread(call, path, {"command": "refuse"})
+            with pytest.raises(NodeError, match="not a command"):
+                await asyncio.to_thread(call, path, {"command": "unknown"})
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            for junk in (b"junk\n", b"[]\n", b"{}\n", b"\xff\n", json.dumps({"command": []}).encode() + b"\n"):
+                writer.write(junk)
+                assert not json.loads(await asyncio.wait_for(reader.readline(), 10))["ok"]
+            writer.write(b"x" * (2 << 20))  # longer than a line may be: the connection ends, the node does not
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+        finally:
+            await server.close()
+        assert not path.exists()
+
+    asyncio.run(main())
+
+
+def test_a_path_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 90)
+    with pytest.raises(NodeError, match="too long"):
+        asyncio.run(ControlServer(deep / "control.sock", {}).start())
