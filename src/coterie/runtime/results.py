@@ -324,21 +324,8 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        decoder = msgspec.json.Decoder(_Line)
-        records = []
         with _reading(path), path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.endswith(b"\n"):
-                    break  # the run was killed while it wrote this line
-                try:
-                    records.append(decoder.decode(line).record())
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    raise DataError(
-                        f"the line cannot be read: {error}",
-                        where=f"{path}, line {number}",
-                        remedy="Remove that line, or run the spec again.",
-                    ) from None
-        return records
+            return list(parse_records(stream, str(path)))
 
     @property
     def ended_well(self) -> bool:
@@ -409,6 +396,20 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_none(item) for item in value if item is not None]
     return str(value) if isinstance(value, Path) else value
+
+
+def parse_records(lines: Iterable[bytes], where: str) -> Iterator[PeerMetrics]:
+    """The records of lines of a ``metrics.jsonl``, up to one without an end. Raises DataError for another line."""
+    decoder = msgspec.json.Decoder(_Line)
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            return  # the run was killed while it wrote this line
+        try:
+            yield decoder.decode(line).record()
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"line {number} is no record: {error}", where=where, remedy="The file is damaged: run again."
+            ) from None
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -197,7 +197,14 @@ def test_the_socket_answers_its_owner_alone(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_path_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
-    deep = tmp_path / ("x" * 90)
-    with pytest.raises(NodeError, match="too long"):
-        asyncio.run(ControlServer(deep / "control.sock", {}).start())
+def test_a_path_too_long_for_a_socket_has_it_elsewhere(tmp_path: Path) -> None:
+    deep = Home(tmp_path / ("x" * 90))
+    assert len(str(deep.socket)) < 100
+    assert deep.socket != Home(tmp_path / ("x" * 91)).socket
+    assert Home(tmp_path).socket == tmp_path / "control.sock"
+
+
+def test_a_folder_that_others_may_write_has_no_socket(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(NodeError, match="others may write"):
+        asyncio.run(ControlServer(tmp_path / "control.sock", {}).start())

@@ -19,8 +19,6 @@ from coterie.errors import CoterieError, NodeError
 
 _LINE = 1 << 20
 """Bytes in a request or an answer."""
-_SOCKET_PATH = 100
-"""Bytes that the path of a Unix socket may have: 107 on Linux, 103 elsewhere."""
 
 Command: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
@@ -33,12 +31,14 @@ class ControlServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen, in a home that this process has locked. Raises NodeError where the path is too long."""
-        if len(os.fsencode(self._path.resolve())) > _SOCKET_PATH:
+        """Listen, in a home that this process has locked. Raises NodeError where others may write beside it."""
+        folder = self._path.parent
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
             raise NodeError(
-                "the path is too long for a socket",
-                where=str(self._path),
-                remedy=f"Put the node's home in a folder with a path of at most {_SOCKET_PATH - 20} bytes.",
+                "the folder of the control socket belongs to another user, or others may write there",
+                where=str(folder),
+                remedy=f"Take it away from them: chmod 700 {folder}",
             )
         self._path.unlink(missing_ok=True)  # left behind by a node that was killed: the home is locked
         before = os.umask(0o177)

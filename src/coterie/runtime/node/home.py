@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import hashlib
 import os
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,8 @@ from coterie.errors import IdentityError, NodeError, SpecError
 from coterie.identity import Certificate, Identity, TransportKey
 from coterie.registry import explain
 
+_SOCKET_PATH = 100
+"""Bytes that the path of a Unix socket may have: 107 on Linux, 103 elsewhere."""
 Endpoint = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
 
 
@@ -103,6 +107,15 @@ class Home:
     def save(self, table: NodeTable) -> None:
         values: dict[str, Any] = {k: v for k, v in table.model_dump().items() if v is not None}
         (self.path / "node.toml").write_text(tomli_w.dumps(values))
+
+    @property
+    def socket(self) -> Path:
+        """The control socket: here, or where this path is too long for one, in a folder of this user's for such."""
+        path = self.path.resolve() / "control.sock"
+        if len(os.fsencode(path)) <= _SOCKET_PATH:
+            return path
+        folder = Path(tempfile.gettempdir()) / f"coterie-{os.getuid()}"
+        return folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.sock"
 
     @property
     def transport(self) -> TransportKey:
