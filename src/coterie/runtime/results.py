@@ -408,7 +408,9 @@ def parse_records(lines: Iterable[bytes], where: str) -> Iterator[PeerMetrics]:
             yield decoder.decode(line).record()
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DataError(
-                f"line {number} is no record: {error}", where=where, remedy="The file is damaged: run again."
+                f"the line cannot be read: {error}",
+                where=f"{where}, line {number}",
+                remedy="Remove that line, or run the spec again.",
             ) from None
 
 

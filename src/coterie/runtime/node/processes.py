@@ -213,9 +213,6 @@ class Processes:
     def _named(self, values: dict[str, float]) -> dict[str, float]:
         return {self._names.get(peer, peer): value for peer, value in values.items()}
 
-    def _trust(self, record: PeerMetrics) -> dict[str, float] | None:
-        return None if record.trust is None else self._named(record.trust)
-
     def _failed(self, node: NodeProcess, what: str) -> RunError:
         return RunError(
             f"the node {what}",
