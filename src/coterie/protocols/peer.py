@@ -197,6 +197,9 @@ class Peer:
     """It comes back from a crash: the store is what it was, the learner stands at the initial vector."""
     meet: Callable[[int], Awaitable[None]] | None = None
     """The runtime's barrier, where it has one."""
+    rounds_kept: int = 0
+    """How many publications before the last one others may still pull: peers that run ahead of slow ones keep some."""
+    _earlier: dict[str, list[Model]] = field(default_factory=dict)
     _handlers: dict[type[Message], Handler] = field(default_factory=dict)
     _questions: dict[int, _Question] = field(default_factory=dict)
     _asked: int = field(init=False)
@@ -253,6 +256,10 @@ class Peer:
     def publish(self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model") -> None:
         """Let others pull this snapshot from now on; answers those who wait for this round."""
         model = Model(round, channel, snapshot, self.learner.samples, degree)
+        if self.rounds_kept and channel in self.memory.published:
+            earlier = self._earlier.setdefault(channel, [])
+            earlier.append(self.memory.published[channel])
+            del earlier[: -self.rounds_kept]
         self.memory.published[channel] = model
         for sender, waiting in list(self._waiting.items()):
             ready = [envelope for envelope in waiting if _served(envelope.message, model)]
@@ -268,7 +275,10 @@ class Peer:
         channel: str = "model",
         timeout: float | None = None,
     ) -> dict[PeerId, Model]:
-        """What each of ``whom`` has published for this round or a later one; who did not answer is left out."""
+        """What each of ``whom`` has published for this round, or has now for a later one.
+
+        Who did not answer is left out.
+        """
         replies = await self.ask_all(whom, Pull(round, channel), timeout)
         models: dict[PeerId, Model] = {}
         for peer, reply in zip(whom, replies, strict=True):
@@ -279,7 +289,8 @@ class Peer:
         return models
 
     def _on_pull(self, sender: PeerId, envelope: Envelope, pull: Pull) -> None:
-        model = self.memory.published.get(pull.channel)
+        earlier = (model for model in self._earlier.get(pull.channel, ()) if model.round == pull.round)
+        model = next(earlier, self.memory.published.get(pull.channel))
         if model is not None and _served(pull, model):
             self._reply(sender, envelope, model)
         elif envelope.kind == "ask":

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.errors import PluginError
-from coterie.runtime.simulation.checkpoint import _Packer, _Unpacker
 from coterie.runtime.work.memory import Arena, SharedMemory, SharedSnapshot
+from coterie.runtime.work.packing import Packer, Unpacker
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 KEYS = st.integers() | st.text() | st.tuples(st.integers(), st.text())
@@ -25,10 +25,10 @@ VALUES = st.recursive(
 
 
 def there_and_back(value: Any, arena: Arena) -> Any:
-    packer = _Packer(arena)
+    packer = Packer(arena, "run.checkpoint_every")
     wire = msgspec.msgpack.decode(msgspec.msgpack.encode(packer.pack(value, "a test")))
     copies = {name: tensor.clone() for name, tensor in packer.tensors.items()}
-    return _Unpacker(arena, "hash", copies).unpack(wire)
+    return Unpacker(arena, "hash", copies).unpack(wire)
 
 
 def types(value: Any) -> Any:
@@ -77,4 +77,4 @@ def test_a_snapshot_held_twice_is_one_again() -> None:
 @pytest.mark.parametrize("value", [{1, 2}, object(), [lambda: 0], {"a": 1 + 2j}, np.array(["text"]), range(3)])
 def test_what_it_cannot_hold_is_named(value: Any) -> None:
     with pytest.raises(PluginError, match="cannot be saved"):
-        _Packer(Arena(SharedMemory(), 4, 2)).pack(value, "the store of peer-3")
+        Packer(Arena(SharedMemory(), 4, 2), "here").pack(value, "the store of peer-3")

@@ -20,6 +20,9 @@ from coterie.runtime.results import PeerMetrics
 from coterie.seeds import stdlib_random
 from coterie.spec import Spec
 
+_ROUNDS_KEPT = 3
+"""So far may a peer be ahead of a slow one that still pulls its model of an earlier round. Each is one vector."""
+
 
 @dataclass
 class Life:
@@ -71,6 +74,7 @@ class Life:
             codec=Codec(),
             returned=returned,
             meet=self._meet,
+            rounds_kept=_ROUNDS_KEPT,
         )
         attack = spec.choices.get("attack")
         publishes = spec.protocol.component.traits.get("publishes", True)

@@ -30,9 +30,9 @@ class Packer:
         return name
 
     def snapshot(self, snapshot: Snapshot) -> str:
-        if not isinstance(snapshot, SharedSnapshot):
-            raise TypeError("a peer publishes and keeps snapshots of its own learner")
-        return self.block(snapshot.block)
+        if isinstance(snapshot, SharedSnapshot):
+            return self.block(snapshot.block)
+        return self.tensor(snapshot.tensor())  # it came from elsewhere
 
     def tensor(self, tensor: torch.Tensor) -> str:
         name = f"tensor-{len(self.tensors)}"
@@ -46,7 +46,7 @@ class Packer:
             return value
         if kind is int:
             return value if value.bit_length() < 64 else ["int", str(value)]
-        if isinstance(value, SharedSnapshot):
+        if isinstance(value, Snapshot):
             return ["snapshot", self.snapshot(value)]
         if isinstance(value, torch.Tensor):
             return ["tensor", self.tensor(value)]
