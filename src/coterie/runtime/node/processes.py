@@ -196,9 +196,8 @@ class Processes:
         whole = content[: content.rfind(b"\n") + 1]
         node.read += len(whole)
         for record in parse_records(whole.splitlines(keepends=True), str(path)):
-            self._record(
-                replace(record, peer=node.name, weights=self._named(record.weights), trust=self._trust(record))
-            )
+            trust = None if record.trust is None else self._named(record.trust)
+            self._record(replace(record, peer=node.name, weights=self._named(record.weights), trust=trust))
 
     def _record(self, record: PeerMetrics) -> None:
         seen = self._seen.setdefault(record.round, [])

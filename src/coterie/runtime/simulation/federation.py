@@ -94,6 +94,8 @@ class Federation:
     """How many barriers lie behind."""
     now: float = 0.0
     """Virtual time at the end of the last segment."""
+    jobs: Jobs = field(init=False)
+    """Those of this segment."""
 
     def __post_init__(self) -> None:
         spec, count = self.spec, len(self.samples)
@@ -148,7 +150,7 @@ class Federation:
     def _run_segment(self) -> None:
         failures: list[BaseException] = []
         self.loop = loop = VirtualLoop(self.stop, self.now)
-        self.place.jobs = Jobs(loop, self.executor)
+        self.place.jobs = self.jobs = Jobs(loop, self.executor)
         self.network.begin(loop, stdlib_random(self.spec.seed, "network", self.segment))
 
         def fail(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -209,7 +211,7 @@ class Federation:
         finally:
             for life in lives:
                 life.cancel()
-        self.place.jobs.finish()
+        self.jobs.finish()
         for member in self.members:
             if member.peer is not None:
                 member.peer.close()
@@ -311,7 +313,7 @@ class Federation:
         member.crashed, member.arrived = True, False
         member.memory = replace(member.memory, published={})
         self.network.disconnect(member.id)
-        self.place.jobs.drop(member.index)
+        self.jobs.drop(member.index)
         if member.peer is not None:
             member.peer.close()
         member.task.cancel()
