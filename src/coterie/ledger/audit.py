@@ -104,7 +104,7 @@ def audit(path: Path, genesis: bytes) -> Audit:
         result.fault = place.fault(str(stop))
     except tables.Damaged as damaged:
         result.fault = place.fault(damaged.what)
-    except sqlite3.Error as error:
+    except tables.FAULTS as error:
         meaning = tables.translated(error, path)
         if not isinstance(meaning, tables.Damaged):
             raise meaning from error

@@ -38,12 +38,18 @@ def open_ledger(path: Path, genesis: bytes) -> Opened:
     try:
         if not path.exists():
             _make(path, genesis)
+        elif not path.stat().st_size:
+            raise LedgerError(
+                "the file is empty, which a ledger never is",
+                where=str(path),
+                remedy="Move it away and, if there was a ledger, catch up from the other peers before you go on.",
+            )
         try:
             return _load(path, genesis)
         except Damaged as fault:
             damage = salvage(path, genesis, fault.what)
         opened = _load(path, genesis)
-    except sqlite3.Error as error:
+    except tables.FAULTS as error:
         raise tables.translated(error, path) from error
     opened.damage = damage
     return opened
@@ -66,15 +72,16 @@ def _load(path: Path, genesis: bytes) -> Opened:
     try:
         db = tables.connect(path)
         tables.require_tables(db, path, genesis)
+        db.execute("PRAGMA journal_mode=WAL")  # as it was made; a copy may have lost it
         _require_structure(db, path)
         heads = dict(_tails(db, path, genesis))
         _require_loose(db, path)
         highest = db.execute("SELECT author, max(height) FROM aside GROUP BY author").fetchall()
     except BaseException as error:
         if db is not None:
-            with suppress(sqlite3.Error):
+            with suppress(*tables.FAULTS):
                 db.close()
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, tables.FAULTS):
             raise tables.translated(error, path) from error
         raise
     aside = {author: height for author, height in highest if author not in heads or height > heads[author].height}

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 from coterie.errors import LedgerError
-from coterie.ledger import tables
+from coterie.ledger import merkle, tables
 from coterie.ledger.blocks import MOST_FULL_BYTES, Block, FullBlock
 from coterie.ledger.chain import extend
 from coterie.ledger.pages import last_columns
@@ -73,7 +73,7 @@ def salvage(path: Path, genesis: bytes, what: str) -> Damage:
 
 def _fold(path: Path) -> None:
     """Have SQLite copy the pages of the write-ahead log into the file, if it can read that much."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None)) as db:
+    with suppress(*tables.FAULTS), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA writable_schema=ON")  # opens a file that is shorter than its header says
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -115,7 +115,8 @@ def _link(db: sqlite3.Connection, genesis: bytes) -> tuple[int, int]:
             records = extend(head, block, full.records, genesis)
         except LedgerError:
             if head is None or block.height > head.height:
-                tables.write_aside(db, block, full)
+                sound = merkle.tree_hash(full.records) == block.root
+                tables.write_aside(db, block, full if sound else FullBlock(full.block, ()))
                 aside += 1
         else:
             tables.write_block(db, block, records, full)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -215,7 +214,7 @@ class LedgerStore:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                with suppress(sqlite3.Error):  # some errors have ended the transaction already
+                with suppress(*tables.FAULTS):  # some errors have ended the transaction already
                     self._db.execute("ROLLBACK")
                 raise
 
@@ -223,7 +222,7 @@ class LedgerStore:
     def _translating(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except tables.FAULTS as error:
             raise tables.translated(error, self.path) from error
         except OSError as error:
             raise _refused(error, self.path) from None

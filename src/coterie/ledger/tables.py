@@ -40,6 +40,10 @@ _TABLES = (
 """Tables with data first: what is lost with a file's last pages is then, in a small file, only what can be remade."""
 
 
+FAULTS = (sqlite3.Error, UnicodeDecodeError)
+"""What the module sqlite3 raises. The second one for a message that quotes a damaged file."""
+
+
 class Damaged(LedgerError):
     """The file is not as it was written."""
 
@@ -79,8 +83,6 @@ def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     """Open a ledger's file; ``mode`` is ``rw``, ``ro`` or ``ro&immutable=1``. Raises sqlite3.Error."""
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
     _configure(db)
-    if mode == "rw":
-        db.execute("PRAGMA journal_mode=WAL")
     return db
 
 
@@ -94,7 +96,7 @@ def require_tables(db: sqlite3.Connection, path: Path, genesis: bytes) -> None:
         db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
     )
     if application != _APPLICATION:
-        raise LedgerError("an SQLite database, but not a ledger", where=str(path), remedy="Name another file.")
+        raise LedgerError("not a ledger, but another program's database", where=str(path), remedy="Name another file.")
     if version > VERSION:
         raise LedgerError(
             f"a ledger of version {version}; this program knows versions to {VERSION}",
@@ -134,7 +136,7 @@ def write_loose(db: sqlite3.Connection, record: Record) -> bool:
     return bool(db.execute("INSERT OR IGNORE INTO loose (id, kind, data) VALUES (?, ?, ?)", values).rowcount)
 
 
-def translated(error: sqlite3.Error, path: Path) -> LedgerError:
+def translated(error: Exception, path: Path) -> LedgerError:
     """What SQLite's error means for a ledger, and what to do about it."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
@@ -155,7 +157,7 @@ def translated(error: sqlite3.Error, path: Path) -> LedgerError:
 
 def replace(fresh: Path, path: Path) -> None:
     """Give a closed, complete file the name ``path``, durably."""
-    os.replace(fresh, path)
+    fresh.replace(path)
     folder = os.open(path.absolute().parent, os.O_RDONLY)
     try:
         os.fsync(folder)
