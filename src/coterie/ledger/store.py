@@ -1,0 +1,248 @@
+"""The ledger of one federation on one peer's disk: chains of several authors, and records outside chains.
+
+Durable: a call that adds something returns once it is on disk (WAL, synchronous=FULL), and each is one transaction. A
+process killed at any moment, or a disk that is full, leaves what was added before. A file that was damaged from outside
+(torn or overwritten pages) is noticed on opening: the whole structure, the last blocks of each chain and all loose
+records are checked. Then what verifies is kept and the damaged file put aside (``salvage``); ``damage`` says so. Damage
+inside older blocks is found by ``audit``, which reads everything.
+
+Not protected: whoever may write the file can cut chains short, which nobody can tell from a chain that ends there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from coterie.errors import LedgerError
+from coterie.identity import PeerId
+from coterie.ledger import merkle, tables
+from coterie.ledger.blocks import Block, FullBlock, Proof
+from coterie.ledger.catchup import MOST_BATCH_BLOCKS, MOST_BATCH_BYTES, Head, Received, take
+from coterie.ledger.chain import extend
+from coterie.ledger.opening import open_ledger
+from coterie.ledger.records import Record, RecordId
+
+
+class LedgerStore:
+    """A ledger file, open. One process at a time, and one thread; a context manager."""
+
+    def __init__(self, path: Path, genesis: bytes) -> None:
+        """Open the ledger of the federation with this genesis hash (32 bytes), or make one where there is no file.
+
+        Raises LedgerError for a file of another federation, of a newer version or of another program; where another
+        process has it open; where nothing in a damaged one can be read; and where the disk says no.
+        """
+        if len(genesis) != 32:
+            raise LedgerError(f"a genesis hash has 32 bytes, not {len(genesis)}")
+        self.path, self.genesis = path, genesis
+        self._lock = _locked(path)
+        try:
+            with self._translating():
+                opened = open_ledger(path, genesis)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self.damage = opened.damage
+        """What opening had to mend; None for a sound file."""
+        self._db, self._heads, self._aside = opened.db, opened.heads, opened.aside
+        for author in sorted(self._heads.keys() & self._aside.keys()):
+            with suppress(LedgerError):  # a full disk: they wait on
+                self._join(author)
+
+    def close(self) -> None:
+        """Let the file go. Calling it again does nothing."""
+        if self._lock >= 0:
+            self._db.close()
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> LedgerStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # chains
+
+    def head(self, author: PeerId) -> Block | None:
+        """The last block of a chain."""
+        return self._heads.get(author)
+
+    def heads(self) -> dict[PeerId, Head]:
+        """How far each chain goes, for ``catchup.requests``; by author."""
+        return {author: Head(block.height, block.id) for author, block in sorted(self._heads.items())}
+
+    def block(self, author: PeerId, height: int) -> Block | None:
+        """One block, without its records."""
+        rows = self._read("SELECT data FROM blocks WHERE author = ? AND height = ?", (author, height))
+        return Block.decode(FullBlock.decode(rows[0][0]).block) if rows else None
+
+    def blocks(self, author: PeerId, start: int = 0, limit: int = MOST_BATCH_BLOCKS) -> list[FullBlock]:
+        """Blocks of a chain from height ``start``: at most ``limit``, and as many as fit into one message."""
+        found: list[FullBlock] = []
+        room = MOST_BATCH_BYTES
+        query = "SELECT data FROM blocks WHERE author = ? AND height >= ? ORDER BY height LIMIT ?"
+        with self._translating():
+            for (data,) in self._db.execute(query, (author, start, max(0, min(limit, MOST_BATCH_BLOCKS)))):
+                room -= len(data)
+                if room < 0 and found:
+                    break
+                found.append(FullBlock.decode(data))
+        return found
+
+    def append(self, full: FullBlock) -> Block:
+        """Add a block at the end of its author's chain, checked. Raises LedgerError; nothing is then added."""
+        block = Block.decode(full.block)
+        records = extend(self.head(block.author), block, full.records, self.genesis)
+        self._add([(block, records, full)])
+        return block
+
+    def receive(self, blocks: Sequence[FullBlock], members: Collection[PeerId]) -> Received:
+        """Add blocks that another peer sent: all of them, or none where one is bad.
+
+        Blocks that are here already are passed over. ``members`` are those whose chains are kept, former members
+        included. Raises LedgerError for a block that is no good, not a member's, out of order, or too many of them:
+        the sender's fault. Two different blocks of an author are not the sender's fault but ``evidence``.
+        """
+        batch = take(self, blocks, self.genesis, members)
+        self._add(batch.blocks)
+        return Received(len(batch.blocks), batch.evidence)
+
+    def put_aside(self, block: Block) -> None:
+        """Remember that a block is in its author's chain, while those before it are not here."""
+        with self._transaction():
+            tables.write_aside(self._db, block, FullBlock.of(block, ()))
+        self._aside[block.author] = max(block.height, self._aside.get(block.author, 0))
+
+    def awaited(self, author: PeerId) -> int | None:
+        """Height of the last block known of this chain, if some before it are missing here."""
+        return self._aside.get(author)
+
+    # records
+
+    def put_record(self, record: Record) -> bool:
+        """Keep a record outside any chain, such as one of membership, checked; False if it is kept already."""
+        record.check()
+        if record.kind == tables.GENESIS_KIND and record.id != self.genesis:
+            raise LedgerError("the genesis record of another federation", where=record.where)
+        with self._transaction():
+            return tables.write_loose(self._db, record)
+
+    def records(self, kind: str) -> list[Record]:
+        """Records of a kind outside chains, in order of arrival."""
+        rows = self._read("SELECT data FROM loose WHERE kind = ? ORDER BY seq", (kind,))
+        return [Record.decode(data) for (data,) in rows]
+
+    def record(self, record_id: RecordId) -> Record | None:
+        """A record in a chain or outside, by its id."""
+        rows = self._read("SELECT data FROM loose WHERE id = ?", (record_id,))
+        if rows:
+            return Record.decode(rows[0][0])
+        place = self._place(record_id)
+        return Record.decode(place[0].records[place[1]]) if place else None
+
+    def proof(self, record_id: RecordId) -> Proof:
+        """That a record is in a block. Raises LedgerError for one that is in none."""
+        place = self._place(record_id)
+        if place is None:
+            raise LedgerError(f"record {record_id.hex()[:16]} is in no block here", where=str(self.path))
+        full, index = place
+        return Proof(Block.decode(full.block), index, tuple(merkle.proof(full.records, index)))
+
+    # inside
+
+    def _place(self, record_id: RecordId) -> tuple[FullBlock, int] | None:
+        """The block a record is in, and where in it; the first one, if it is in several."""
+        query = "SELECT data, position FROM places JOIN blocks ON seq = block WHERE id = ? ORDER BY block LIMIT 1"
+        rows = self._read(query, (record_id,))
+        if not rows:
+            return None
+        full, index = FullBlock.decode(rows[0][0]), rows[0][1]
+        if index not in range(len(full.records)) or Record.decode(full.records[index]).id != record_id:
+            raise tables.Damaged("a record is not in its place", where=str(self.path), remedy=tables.OPEN_AGAIN)
+        return full, index
+
+    def _add(self, blocks: Sequence[tuple[Block, tuple[Record, ...], FullBlock]]) -> None:
+        """Add checked blocks in one transaction; then join those that have waited for them."""
+        with self._transaction():
+            for block, records, full in blocks:
+                tables.write_block(self._db, block, records, full)
+        for block, _, _ in blocks:
+            self._heads[block.author] = block
+        for author in sorted({block.author for block, _, _ in blocks} & self._aside.keys()):
+            with suppress(LedgerError):  # these are added all the same; the others are joined on opening, at the latest
+                self._join(author)
+
+    def _join(self, author: PeerId) -> None:
+        """Move blocks from aside into the chain while they follow its head."""
+        while author in self._aside:
+            head = self._heads[author]
+            rows = self._read("SELECT data FROM aside WHERE author = ? AND height = ?", (author, head.height + 1))
+            if rows and (found := self._follower(head, FullBlock.decode(rows[0][0]))):
+                with self._transaction():
+                    tables.write_block(self._db, *found)
+                self._heads[author] = head = found[0]
+            elif self._aside[author] > head.height:
+                return
+            if self._aside[author] <= head.height:
+                with self._transaction():
+                    self._db.execute("DELETE FROM aside WHERE author = ?", (author,))
+                del self._aside[author]
+
+    def _follower(self, head: Block, full: FullBlock) -> tuple[Block, tuple[Record, ...], FullBlock] | None:
+        """The block, if it follows ``head``; one kept without its records goes on waiting for them."""
+        with suppress(LedgerError):
+            block = Block.decode(full.block)
+            return block, extend(head, block, full.records, self.genesis), full
+        return None
+
+    def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        with self._translating():
+            return self._db.execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._translating():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(*tables.FAULTS):  # some errors have ended the transaction already
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except tables.FAULTS as error:
+            raise tables.translated(error, self.path) from error
+        except OSError as error:
+            raise _refused(error, self.path) from None
+
+
+def _locked(path: Path) -> int:
+    """A lock on the ledger for this process: two nodes with one key would sign two chains."""
+    try:
+        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _refused(error, path) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        remedy = "Stop it: one key must not run twice."
+        raise LedgerError("another process has the ledger open", where=str(path), remedy=remedy) from None
+    return lock
+
+
+def _refused(error: OSError, path: Path) -> LedgerError:
+    remedy = "Check that its folder is there, may be written by this user, and has room."
+    return LedgerError(f"the ledger cannot be opened: {error.strerror or error}", where=str(path), remedy=remedy)
