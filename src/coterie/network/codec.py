@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
@@ -32,14 +32,16 @@ CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 20
 MAX_SNAPSHOTS = 64
 MAX_SNAPSHOT_ELEMENTS = 1 << 31
-_PREFIX = struct.Struct(">2sHI")
-_LENGTH = struct.Struct(">I")
+PREFIX = struct.Struct(">2sHI")
+LENGTH = struct.Struct(">I")
 _MAGIC = b"CT"
 
 Kind = Literal["ask", "reply", "send"]
 
 
-class _Reference(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+class Reference(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What a header says of a snapshot: its elements, its layout's hash, and SHA-256 of its bytes."""
+
     size: Annotated[int, msgspec.Meta(gt=0, le=MAX_SNAPSHOT_ELEMENTS)]
     layout: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -49,20 +51,26 @@ class _Header(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     kind: Kind
     id: Annotated[int, msgspec.Meta(ge=0)]
     message: msgspec.Raw
-    snapshots: Annotated[list[_Reference], msgspec.Meta(max_length=MAX_SNAPSHOTS)]
+    snapshots: Annotated[list[Reference], msgspec.Meta(max_length=MAX_SNAPSHOTS)]
 
 
 class MemorySnapshot(Snapshot):
-    """A snapshot in this process's own memory. ``elements``: shape (size,), float32, contiguous; not copied."""
+    """A snapshot in this process's own memory. ``elements``: shape (size,), float32, contiguous; not copied.
 
-    def __init__(self, layout_hash: str, elements: torch.Tensor) -> None:
+    ``digest``: SHA-256 of the elements where it is known already. It is computed once, at its first use.
+    """
+
+    def __init__(self, layout_hash: str, elements: torch.Tensor, digest: bytes | None = None) -> None:
         self.layout_hash, self.size, self._elements = layout_hash, elements.numel(), elements
+        self._digest = digest
 
     def tensor(self) -> torch.Tensor:
         return self._elements
 
     def digest(self) -> bytes:
-        return hashlib.sha256(_bytes(self._elements)).digest()
+        if self._digest is None:
+            self._digest = hashlib.sha256(element_bytes(self._elements)).digest()
+        return self._digest
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -82,19 +90,24 @@ class Frame(msgspec.Struct, frozen=True):
     @property
     def nbytes(self) -> int:
         """Length of the frame on the wire, known without touching an element."""
-        length = _PREFIX.size + len(self.header)
+        length = PREFIX.size + len(self.header)
         for snapshot in self.snapshots:
             length += _wire_bytes(snapshot.size)
         return length
 
+    @property
+    def head(self) -> bytes:
+        """The prefix and the header: what comes before the first snapshot."""
+        return PREFIX.pack(_MAGIC, WIRE_VERSION, len(self.header)) + self.header
+
     def chunks(self) -> Iterator[bytes | memoryview]:
         """The frame's bytes in pieces; elements are not copied."""
-        yield _PREFIX.pack(_MAGIC, WIRE_VERSION, len(self.header)) + self.header
+        yield self.head
         for snapshot in self.snapshots:
-            data = _bytes(snapshot.tensor())
+            data = element_bytes(snapshot.tensor())
             for start in range(0, len(data), CHUNK_BYTES):
                 piece = data[start : start + CHUNK_BYTES]
-                yield _LENGTH.pack(len(piece))
+                yield LENGTH.pack(len(piece))
                 yield piece
 
 
@@ -114,7 +127,7 @@ class Codec:
         self._snapshots = []
         message = msgspec.Raw(self._encoder.encode(envelope.message))
         snapshots = tuple(self._snapshots)
-        references = [_Reference(s.size, bytes.fromhex(s.layout_hash), s.digest()) for s in snapshots]
+        references = [Reference(s.size, bytes.fromhex(s.layout_hash), s.digest()) for s in snapshots]
         header = _Header(envelope.kind, envelope.id, message, references)
         return Frame(self._encoder.encode(header), snapshots)
 
@@ -139,16 +152,10 @@ class Codec:
 
     def parse(self, data: bytes) -> Envelope:
         """The message of a whole frame in memory. Raises MessageError."""
-        if len(data) < _PREFIX.size:
-            raise MessageError("a frame ends within its prefix")
-        magic, version, length = _PREFIX.unpack_from(data)
-        if magic != _MAGIC:
-            raise MessageError("not a frame")
-        if version != WIRE_VERSION:
-            raise MessageError(f"wire version {version} is not {WIRE_VERSION}", remedy="Upgrade the older peer.")
-        if length > MAX_HEADER_BYTES or _PREFIX.size + length > len(data):
+        length = header_length(data[: PREFIX.size])
+        if PREFIX.size + length > len(data):
             raise MessageError(f"a header of {length} bytes is too long")
-        header, rest = data[_PREFIX.size : _PREFIX.size + length], memoryview(data)[_PREFIX.size + length :]
+        header, rest = data[PREFIX.size : PREFIX.size + length], memoryview(data)[PREFIX.size + length :]
         snapshots = []
         for reference in self._read(header).snapshots:
             elements, rest = _read_elements(rest, reference.size)
@@ -156,6 +163,16 @@ class Codec:
         if len(rest):
             raise MessageError(f"{len(rest)} bytes follow the frame")
         return self.decode(header, tuple(snapshots))
+
+    def references(self, header: bytes) -> list[Reference]:
+        """What a header says of the snapshots that follow it. Raises MessageError."""
+        return self._read(header).snapshots
+
+    def with_digests(self, header: bytes, digests: Iterable[bytes]) -> bytes:
+        """The header with other digests: a transport may change elements on the way, within a stated bound."""
+        read = self._read(header)
+        references = [Reference(r.size, r.layout, d) for r, d in zip(read.snapshots, digests, strict=True)]
+        return self._encoder.encode(_Header(read.kind, read.id, read.message, references))
 
     def _read(self, header: bytes) -> _Header:
         try:
@@ -183,25 +200,40 @@ class Codec:
         return self._snapshots[self._used - 1]
 
 
+def header_length(prefix: bytes) -> int:
+    """The length of the header that a frame's ``prefix`` announces. Raises MessageError."""
+    if len(prefix) < PREFIX.size:
+        raise MessageError("a frame ends within its prefix")
+    magic, version, length = PREFIX.unpack(prefix)
+    if magic != _MAGIC:
+        raise MessageError("not a frame")
+    if version != WIRE_VERSION:
+        raise MessageError(f"wire version {version} is not {WIRE_VERSION}", remedy="Upgrade the older peer.")
+    if length > MAX_HEADER_BYTES:
+        raise MessageError(f"a header of {length} bytes is too long")
+    return int(length)
+
+
 def _read_elements(rest: memoryview, size: int) -> tuple[torch.Tensor, memoryview]:
     """The ``size`` float32 elements at the head of ``rest``, and what follows them."""
     if 4 * size > len(rest):
         raise MessageError(f"a snapshot of {size} elements did not come whole")
     data = bytearray()
     while len(data) < 4 * size:
-        if len(rest) < _LENGTH.size:
+        if len(rest) < LENGTH.size:
             raise MessageError("a frame ends within a chunk")
-        (length,) = _LENGTH.unpack_from(rest)
-        if length != min(CHUNK_BYTES, 4 * size - len(data)) or _LENGTH.size + length > len(rest):
+        (length,) = LENGTH.unpack_from(rest)
+        if length != min(CHUNK_BYTES, 4 * size - len(data)) or LENGTH.size + length > len(rest):
             raise MessageError(f"a chunk of {length} bytes is not of the right length")
-        data += rest[_LENGTH.size : _LENGTH.size + length]
-        rest = rest[_LENGTH.size + length :]
+        data += rest[LENGTH.size : LENGTH.size + length]
+        rest = rest[LENGTH.size + length :]
     return torch.frombuffer(data, dtype=torch.float32), rest
 
 
 def _wire_bytes(size: int) -> int:
-    return 4 * size + _LENGTH.size * -(-4 * size // CHUNK_BYTES)
+    return 4 * size + LENGTH.size * -(-4 * size // CHUNK_BYTES)
 
 
-def _bytes(elements: torch.Tensor) -> memoryview:
+def element_bytes(elements: torch.Tensor) -> memoryview:
+    """The little-endian bytes of float32 ``elements``; not copied where they are contiguous."""
     return np.ascontiguousarray(elements.numpy(), dtype="<f4").reshape(-1).view(np.uint8).data

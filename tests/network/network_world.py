@@ -1,0 +1,191 @@
+"""Peers with real transports on 127.0.0.1 in one process, and a client that keeps to no rule."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+import grpc
+import torch
+
+from coterie.identity import Identity, TransportKey
+from coterie.layout import Snapshot
+from coterie.network import Codec, Envelope, Frame, MemorySnapshot, Message, message
+from coterie.network.grpc import GrpcTransport
+from coterie.network.grpc.wire import MESSAGE_BYTES, METHOD, Hello
+from coterie.network.limits import Limits
+from coterie.network.members import Members
+
+GENESIS, OTHER_GENESIS = b"\x01" * 32, b"\x02" * 32
+LAYOUT, UNKNOWN_LAYOUT = "ab" * 32, "cd" * 32
+ELEMENTS = 1 << 20
+QUICK = Limits(snapshot_elements={LAYOUT: ELEMENTS}, hold_seconds=10.0)
+DEADLINE = 20.0
+
+
+@message
+class NetNote(Message, frozen=True):
+    text: str
+
+
+@message
+class NetVectors(Message, frozen=True):
+    text: str
+    vectors: list[Snapshot]
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a test's coroutine; nothing in it may take longer than a minute."""
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+async def until(condition: Callable[[], object], what: str = "the condition") -> None:
+    """Wait for it."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + DEADLINE
+    while not condition():
+        assert loop.time() < end, f"waited in vain for {what}"
+        await asyncio.sleep(0.002)
+
+
+def snapshot(size: int, seed: int = 0, layout: str = LAYOUT) -> MemorySnapshot:
+    return MemorySnapshot(layout, torch.randn(size, generator=torch.Generator().manual_seed(seed)))
+
+
+def note(text: str) -> Frame:
+    return Codec().encode(Envelope("send", 0, NetNote(text)))
+
+
+def vectors(text: str, *snapshots: Snapshot) -> Frame:
+    return Codec().encode(Envelope("send", 0, NetVectors(text, list(snapshots))))
+
+
+def read(frame: Frame) -> Message:
+    """The message, by a codec that knows nothing of how it came: it checks the hashes too."""
+    snapshots = tuple(MemorySnapshot(s.layout_hash, s.tensor()) for s in frame.snapshots)
+    return Codec().decode(frame.header, snapshots).message
+
+
+@dataclass
+class Site:
+    """One peer."""
+
+    identity: Identity = field(default_factory=Identity.generate)
+    key: TransportKey = field(init=False)
+    got: list[tuple[str, Message]] = field(default_factory=list)
+    drops: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    transport: GrpcTransport = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = TransportKey.new(self.identity)
+
+    @property
+    def id(self) -> str:
+        return self.identity.id
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.transport.port}"
+
+    @property
+    def texts(self) -> list[str]:
+        return [m.text for _, m in self.got if isinstance(m, NetNote | NetVectors)]
+
+    def receive(self, sender: str, frame: Frame) -> None:
+        self.got.append((sender, read(frame)))
+
+    def send(self, to: Site, what: str | Frame) -> None:
+        frame = note(what) if isinstance(what, str) else what
+        self.transport.post(to.id, frame, lambda: self.failed.append(str(what)))
+
+    def reasons(self, part: str) -> list[str]:
+        """Who was dropped for this reason."""
+        return [peer for peer, reason in self.drops if part in reason]
+
+
+class World:
+    """A federation. Use as ``async with``; everything is closed at the end."""
+
+    def __init__(self, count: int, limits: Limits = QUICK, genesis: bytes = GENESIS) -> None:
+        # In order of their ids: of two, the first has the say which stream is kept.
+        self.sites = sorted((Site() for _ in range(count)), key=lambda site: site.id)
+        self.limits = limits
+        self.members = Members.of(genesis, [site.key.certificate for site in self.sites])
+        self._open: list[GrpcTransport] = []
+
+    async def __aenter__(self) -> World:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for transport in self._open:
+            await transport.close()
+
+    async def start(
+        self, number: int, *dials: Site, listen: str | None = "127.0.0.1:0", compression: str = "none", **limits: object
+    ) -> Site:
+        """Bring a site up; it knows the addresses of ``dials``."""
+        site = self.sites[number]
+        site.transport = GrpcTransport(
+            site.identity,
+            site.key,
+            self.members,
+            site.receive,
+            replace(self.limits, **limits),
+            listen=listen,
+            addresses={other.id: other.address for other in dials},
+            dropped=lambda peer, reason: site.drops.append((peer, reason)),
+            compression=compression,
+        )
+        await site.transport.start()
+        self._open.append(site.transport)
+        return site
+
+    async def stop(self, site: Site) -> None:
+        self._open.remove(site.transport)
+        await site.transport.close()
+
+
+class Intruder:
+    """A gRPC client that sends what it is told to. ``key`` may be None: no certificate."""
+
+    def __init__(self, target: Site, key: TransportKey | None, trusts: bytes | None = None) -> None:
+        certificate = target.key.certificate
+        pair = (key.key_pem, key.certificate.pem) if key is not None else (None, None)
+        self.channel = grpc.aio.secure_channel(
+            f"dns:///{target.address}",
+            grpc.ssl_channel_credentials(trusts or certificate.pem, *pair),
+            options=[
+                ("grpc.ssl_target_name_override", certificate.name),
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.max_send_message_length", 64 << 20),
+                ("grpc.max_receive_message_length", MESSAGE_BYTES),
+                ("grpc.enable_retries", 0),
+            ],
+        )
+        self.call = self.channel.stream_stream(METHOD)()
+
+    async def __aenter__(self) -> Intruder:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
+
+    async def greet(self, genesis: bytes = GENESIS, hello: bytes | None = None) -> bytes:
+        """Say hello; the answer. Raises AioRpcError where it is refused."""
+        plain = Hello.make(genesis, b"s" * 16, True, ["none", "fp16", "int8", "zstd"]).encode()
+        await self.call.write(plain if hello is None else hello)
+        return await self.call.read()
+
+    async def say(self, *messages: bytes) -> None:
+        for each in messages:
+            await self.call.write(each)
+
+    async def refused(self) -> str:
+        """Wait until the stream is ended by the other side; why."""
+        with contextlib.suppress(Exception):
+            while await self.call.read() is not grpc.aio.EOF:
+                pass
+        return f"{(await self.call.code()).name}: {await self.call.details()}"
