@@ -38,13 +38,13 @@ SAVED = 8.0
 
 
 async def live(number: int, contact: str, state: Path, parent: Connection) -> None:
-    """One node, until it is killed: sends its DHT port, then the number of each node that it finds."""
+    """One node, until it is killed: sends its DHT port, then the number of each node that it finds, and when."""
     seen: set[Address] = set()
 
     def found(address: Address, _: PeerId | None) -> None:
         if address not in seen:
             seen.add(address)
-            parent.send(("found", address.port - FIRST_PORT))
+            parent.send((address.port - FIRST_PORT, time.monotonic()))
 
     dht = Dht("127.0.0.1:0", [contact] if contact else [], state, private_networks=True)
     discovery = Discovery(
@@ -60,7 +60,7 @@ async def live(number: int, contact: str, state: Path, parent: Connection) -> No
     running = asyncio.create_task(discovery.run())
     while not dht.port:
         await asyncio.sleep(0.001)
-    parent.send(("port", dht.port))
+    parent.send((None, dht.port))
     await running
 
 
@@ -72,7 +72,9 @@ class Node:
     """A node's process, seen from here. It waits for ``begin``."""
 
     def __init__(self, number: int, contact: str, folder: Path) -> None:
-        self.number, self.port, self.found = number, 0, set[int]()
+        self.number, self.port = number, 0
+        self.found: dict[int, float] = {}
+        """When it found which node, by the machine's monotonic clock."""
         self.connection, theirs = multiprocessing.Pipe()
         fork = multiprocessing.get_context("fork")
         self.process = fork.Process(target=child, args=(number, contact, folder / str(number), theirs), daemon=True)
@@ -85,11 +87,11 @@ class Node:
     def read(self) -> None:
         try:
             while self.connection.poll():
-                what, value = self.connection.recv()
-                if what == "found":
-                    self.found.add(value)
-                else:
+                number, value = self.connection.recv()
+                if number is None:
                     self.port = value
+                else:
+                    self.found[number] = value
         except EOFError:
             raise SystemExit(f"node {self.number} ended by itself") from None
 
@@ -100,16 +102,16 @@ class Node:
 
 
 def until(nodes: list[Node], others: list[Node]) -> float:
-    """The moment when each of ``nodes`` has found all ``others``, and all are listening."""
-    wanted = {other.number for other in others}
-    end = time.perf_counter() + DEADLINE
-    while any(wanted - node.found - {node.number} or not node.port for node in nodes):
-        if time.perf_counter() > end:
+    """Wait until each of ``nodes`` listens and has found all ``others``; the moment when it had."""
+    pairs = [(node, other.number) for node in nodes for other in others if node is not other]
+    end = time.monotonic() + DEADLINE
+    while any(not node.port for node in nodes) or any(number not in node.found for node, number in pairs):
+        if time.monotonic() > end:
             raise SystemExit(f"not found in {DEADLINE:.0f} s")
         wait([node.connection for node in nodes], 0.1)
         for node in nodes:
             node.read()
-    return time.perf_counter()
+    return max((node.found[number] for node, number in pairs), default=0.0)
 
 
 def turn(count: int, folder: Path) -> list[float]:
@@ -121,7 +123,7 @@ def turn(count: int, folder: Path) -> list[float]:
         contact = f"127.0.0.1:{living[0].port}"
         living += [Node(number, contact, folder) for number in range(1, count)]
         time.sleep(1.0)  # until all wait
-        began = time.perf_counter()
+        began = time.monotonic()
         for node in living[1:]:
             node.begin()
         seconds = [until(living, living) - began]
@@ -130,7 +132,7 @@ def turn(count: int, folder: Path) -> list[float]:
         living.pop(0).kill()
         newcomer = Node(count, f"127.0.0.1:{living[1].port}", folder)
         time.sleep(0.5)
-        began = time.perf_counter()
+        began = time.monotonic()
         newcomer.begin()
         found = until(living, [newcomer])
         finds = until([newcomer], living)
@@ -139,10 +141,9 @@ def turn(count: int, folder: Path) -> list[float]:
         living.pop(0).kill()
         again = Node(1, contact, folder)
         time.sleep(0.5)
-        living.append(newcomer)
-        began = time.perf_counter()
+        living += [newcomer, again]
+        began = time.monotonic()
         again.begin()
-        living.append(again)
         seconds.append(until([again], living) - began)
     finally:
         for node in living:
