@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
@@ -111,6 +112,15 @@ class Identity:
     def sign(self, purpose: str, content: bytes) -> bytes:
         """64 bytes: the signature of ``content`` for a ``purpose``, such as "record"."""
         return self._key.sign(_framed(purpose, content)).signature
+
+    def derive(self, purpose: str, context: bytes) -> bytes:
+        """32 secret bytes for one ``purpose`` in one ``context``: HKDF-SHA256 (RFC 5869) of the seed.
+
+        For keys that must be used where the identity key must not, such as in formats of others. They tell nothing of
+        the identity key, nor of each other.
+        """
+        expansion = HKDF(hashes.SHA256(), length=32, salt=None, info=_framed(purpose, context))
+        return expansion.derive(bytes(self._key))
 
     def __repr__(self) -> str:
         return f"Identity({self.id})"

@@ -1,0 +1,114 @@
+"""A libtorrent session that is nothing but a node of a Kademlia distributed hash table (BEP 5, BEP 44).
+
+No torrents, no peers, no local discovery, no port mappings, no bootstrap nodes but those that are named. libtorrent
+opens a TCP port beside the UDP port, of the same number; it drops every connection to it (no other setting is known),
+so a node's own TCP port needs another number on the same interface.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from coterie.errors import CoterieError, NetworkError, OutputError
+from coterie.network.discovery.addresses import Address
+from coterie.network.discovery.files import replace_file
+
+MOST_STATE_BYTES = 1 << 20
+_log = logging.getLogger(__name__)
+
+
+def libtorrent() -> Any:
+    """The module. Raises NetworkError where it is not installed."""
+    try:
+        import libtorrent
+    except ImportError:
+        raise NetworkError(
+            "the distributed hash table needs libtorrent, which is not installed",
+            remedy="pip install 'coterie[node]', or name static addresses instead of a table.",
+        ) from None
+    return libtorrent
+
+
+def open_session(listen: Address, state_path: Path | None, settings: dict[str, Any]) -> Any:
+    """A session that listens, its table as it was saved. It takes some milliseconds: call it in a thread."""
+    lt = libtorrent()
+    params = _read_state(lt, state_path)
+    params.settings = {"listen_interfaces": str(listen), **settings}
+    return lt.session(params)
+
+
+def settings_for(private_networks: bool, read_only: bool, upload_bytes_per_second: int) -> dict[str, Any]:
+    """The settings of a node of the table.
+
+    ``private_networks`` drops what protects a table on the internet from one who has few addresses: one node an IP
+    address in a bucket and in a search (``dht_restrict_*``), node ids bound to the address (BEP 42), and the limit of
+    queries an address. ``read_only``: the node asks and is not asked (BEP 43), for one that cannot be reached.
+    """
+    category = libtorrent().alert.category_t
+    alerts = category.dht_notification | category.dht_operation_notification
+    alerts |= category.status_notification | category.error_notification
+    guarded = not private_networks
+    return {
+        "alert_mask": int(alerts),
+        "enable_dht": True,
+        "dht_bootstrap_nodes": "",
+        "enable_lsd": False,
+        "enable_upnp": False,
+        "enable_natpmp": False,
+        "enable_incoming_tcp": False,
+        "enable_outgoing_tcp": False,
+        "enable_incoming_utp": False,
+        "enable_outgoing_utp": False,
+        "max_retry_port_bind": 0,
+        "listen_system_port_fallback": False,
+        "dht_read_only": read_only,
+        "dht_restrict_routing_ips": guarded,
+        "dht_restrict_search_ips": guarded,
+        "dht_ignore_dark_internet": guarded,
+        "dht_prefer_verified_node_ids": guarded,
+        "dht_block_ratelimit": 5 if guarded else 1000,
+        "dht_upload_rate_limit": upload_bytes_per_second,
+    }
+
+
+def save_state(session: Any, path: Path) -> None:
+    """Write the session's routing table. It waits for the session: call it in a thread. A failure is logged."""
+    lt = libtorrent()
+    flags = lt.save_state_flags_t.save_dht_state
+    try:
+        replace_file(path, bytes(lt.write_session_params_buf(session.session_state(flags), flags)))
+    except OutputError as error:
+        _log.warning("the routing table is not saved: %s", error)
+
+
+def signing_key(seed: bytes) -> bytes:
+    """A seed as libtorrent wants it: expanded to 64 bytes (RFC 8032, section 5.1.5, steps 1 and 2)."""
+    key = bytearray(hashlib.sha512(seed).digest())
+    key[0] &= 248
+    key[31] &= 63
+    key[31] |= 64
+    return bytes(key)
+
+
+def address_or_none(endpoint: tuple[str, int]) -> Address | None:
+    """An endpoint that came from elsewhere; None where nobody can be dialled there."""
+    try:
+        return Address.of(*endpoint)
+    except CoterieError:
+        return None
+
+
+def _read_state(lt: Any, path: Path | None) -> Any:
+    if path is not None:
+        try:
+            with path.open("rb") as file:
+                content = file.read(MOST_STATE_BYTES)
+            return lt.read_session_params(content, lt.save_state_flags_t.save_dht_state)
+        except FileNotFoundError:
+            pass
+        except (OSError, RuntimeError) as error:
+            _log.warning("%s: the routing table cannot be read and is begun anew: %s", path, error)
+    return lt.session_params()

@@ -1,0 +1,138 @@
+"""Whole nodes that find each other through real tables on 127.0.0.1. A dial is a look into a dict."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager, suppress
+
+from coterie.identity import Identity
+from coterie.network.discovery import Address, AddressBook, Dht, Discovery, load_book
+
+GENESIS = b"g" * 32
+DEADLINE = 90.0
+
+
+class World:
+    """Who can be dialled where."""
+
+    def __init__(self):
+        self.owners, self.sites = {}, []
+
+    async def site(self, contacts, folder=None, number=None, port=None):
+        number = len(self.sites) if number is None else number
+        site = Site(self, number, port or 20_000 + number, contacts, folder)
+        self.sites.append(site)
+        site.task = asyncio.create_task(site.discovery.run())
+        async with asyncio.timeout(DEADLINE):
+            while not site.dht.port:
+                await asyncio.sleep(0.01)
+        return site
+
+
+class Site:
+    def __init__(self, world, number, port, contacts, folder):
+        self.world, self.identity = world, Identity.from_seed(bytes([number + 1]) * 32)
+        self.endpoint = Address.of("127.0.0.1", port)
+        self.met = set()
+        state, book_path = (folder / "table", folder / "book.json") if folder else (None, None)
+        book = AddressBook(private_networks=True)
+        if book_path:
+            load_book(book, book_path, GENESIS, time.time())
+        self.dht = Dht("127.0.0.1:0", contacts, state, private_networks=True)
+        self.discovery = Discovery(
+            self.identity,
+            GENESIS,
+            book,
+            self.dial,
+            is_member=lambda peer: True,
+            dht=self.dht,
+            endpoints=[self.endpoint],
+            book_path=book_path,
+        )
+        world.owners[self.endpoint] = self.identity.id
+
+    @property
+    def contact(self):
+        return f"127.0.0.1:{self.dht.port}"
+
+    def dial(self, address, peer):
+        proved = self.world.owners.get(address)
+        self.discovery.dialled(address, peer, proved)
+        if proved is not None:
+            self.met.add(proved)
+
+    async def stop(self):
+        self.world.owners.pop(self.endpoint, None)
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+
+
+@asynccontextmanager
+async def six(folder=None):
+    """Six that know one contact, once each has met all others."""
+    world = World()
+    try:
+        first = await world.site([])
+        for number in range(1, 6):
+            inner = folder if folder and number == 5 else None
+            await world.site([first.contact], inner)
+        await meet(world.sites, world.sites)
+        yield world
+    finally:
+        await asyncio.gather(*(site.stop() for site in world.sites))
+
+
+async def meet(sites, others):
+    """Wait until each of ``sites`` has met all ``others``."""
+    async with asyncio.timeout(DEADLINE):
+        while any({o.identity.id for o in others} - site.met - {site.identity.id} for site in sites):
+            assert not any(site.task.done() for site in sites)
+            await asyncio.sleep(0.02)
+
+
+def test_six_find_each_other_and_a_newcomer_when_the_contact_is_dead():
+    async def main():
+        async with six() as world:
+            await world.sites[0].stop()
+            living = world.sites[1:]
+            newcomer = await world.site([living[2].contact])
+            await meet([newcomer], living)
+            await meet(living, [newcomer])
+            assert world.sites[0].identity.id not in newcomer.met
+
+    asyncio.run(main())
+
+
+def test_one_returns_with_its_saved_table_when_the_contact_is_dead(tmp_path):
+    async def main():
+        async with six(tmp_path) as world:
+            last = world.sites[5]
+            await last.stop()
+            assert (tmp_path / "table").exists()
+            (tmp_path / "book.json").unlink()  # the table alone has to do
+            await world.sites[0].stop()
+            living = world.sites[1:5]
+            again = await world.site([world.sites[0].contact], tmp_path, number=5)
+            await meet([again], living)
+
+    asyncio.run(main())
+
+
+def test_records_travel_through_the_table():
+    """One that moved while nobody could tell is found by its record."""
+
+    async def main():
+        async with six() as world:
+            one, two = world.sites[1:3]
+            one.discovery.told(two.identity.id, two.discovery.tell())
+            known = one.discovery.book.announcements[two.identity.id]
+            await two.stop()
+            await world.site([world.sites[3].contact], number=2, port=20_100)
+            one.discovery.dialled(Address.parse(known.endpoints[0]), two.identity.id, None)
+            async with asyncio.timeout(DEADLINE):
+                while one.discovery.book.announcements[two.identity.id].endpoints != ("127.0.0.1:20100",):
+                    one.discovery.wake()
+                    await asyncio.sleep(0.1)
+            assert one.discovery.book.candidates(two.identity.id)[0] == Address.of("127.0.0.1", 20_100)
+
+    asyncio.run(main())
