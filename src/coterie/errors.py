@@ -10,6 +10,7 @@
     │   ├── StorageReplaced  a module no longer lives in its vector
     │   └── VectorBusy       a vector was touched while it is being trained
     ├── IdentityError        a key or a certificate cannot be used                exit 2
+    ├── MembershipError      a policy, an invitation or a membership record is refused   exit 2
     ├── LedgerError          a record, a block or a ledger is not what it must be    exit 1
     ├── MessageError         bytes from another peer are not a valid message       dropped and counted
     ├── PeerUnreachable      a peer did not answer in time, or is gone             handled by protocols
@@ -91,6 +92,10 @@ class VectorBusy(ModelError):
 
 class IdentityError(CoterieError):
     code, exit_status = "identity", 2
+
+
+class MembershipError(CoterieError):
+    code, exit_status = "membership", 2
 
 
 class LedgerError(CoterieError):
