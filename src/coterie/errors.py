@@ -11,7 +11,8 @@
     │   └── VectorBusy       a vector was touched while it is being trained
     ├── IdentityError        a key or a certificate cannot be used                exit 2
     ├── NetworkError         an address, a port or a needed package cannot be used exit 2
-    ├── LedgerError          a record, a block or a ledger is not what it must be    exit 1
+    ├── MembershipError      a policy, an invitation or a record of one is refused exit 2
+    ├── LedgerError          a record, a block or a ledger is not what it must be  exit 1
     ├── MessageError         bytes from another peer are not a valid message       dropped and counted
     ├── PeerUnreachable      a peer did not answer in time, or is gone             handled by protocols
     ├── NodeError            a node cannot start, or refuses a command             exit 2
@@ -97,6 +98,10 @@ class IdentityError(CoterieError):
 
 class NetworkError(CoterieError):
     code, exit_status = "network", 2
+
+
+class MembershipError(CoterieError):
+    code, exit_status = "membership", 2
 
 
 class LedgerError(CoterieError):

@@ -3,6 +3,11 @@
 TLS needs a key type that every TLS library takes; the identity key itself never touches a handshake. The certificate is
 CA:FALSE, with no right to sign others: a member could otherwise mint one in another's name. What counts is its exact
 SHA-256 fingerprint, which the identity has signed; names in it mean nothing. A new one may be made at any time.
+
+Threat model: certificates come from peers who may be hostile, and all of them end up in one list of trust roots. So
+exactly one form is taken: but for key, serial number and dates, the bytes are those that ``TransportKey.new`` writes.
+Nothing is left that one parser reads otherwise than the next, such as an odd encoding that ends a TLS library's reading
+of the list and shuts out everybody behind it. Dates are not compared with a clock here; each TLS handshake does that.
 """
 
 from __future__ import annotations
@@ -10,8 +15,10 @@ from __future__ import annotations
 import datetime
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -63,17 +70,18 @@ class Certificate:
         if len(self.der) > _MOST_BYTES or not verify(self.peer, _PURPOSE, self.fingerprint, self.signature):
             return "the peer's key has not signed it"
         try:
-            parsed = x509.load_der_x509_certificate(self.der)
-            key, extensions = parsed.public_key(), parsed.extensions
-            authority = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-            names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            named = names.get_values_for_type(x509.DNSName)
-        except (ValueError, x509.ExtensionNotFound):
+            found = x509.load_der_x509_certificate(self.der)
+            key = found.public_key()
+            if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+                return "its key is not of P-256"
+            form = _builder(self.peer, key, found.serial_number, found.not_valid_before_utc, found.not_valid_after_utc)
+            if form.sign(_anybody(), hashes.SHA256()).tbs_certificate_bytes != found.tbs_certificate_bytes:
+                return "it could sign other certificates, is made out to another name, or has some other form"
+            found.verify_directly_issued_by(found)
+        except InvalidSignature:
+            return "another key than its own has signed it"
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
             return "it is not a certificate of the right form"
-        if authority or named != [self.name]:
-            return "it could sign other certificates, or is made out to another name"
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-            return "its key is not of P-256"
         return ""
 
 
@@ -89,25 +97,14 @@ class TransportKey:
         """A fresh key pair and a certificate for it, good for ``days`` from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, tls_name(identity.id))])
-        der = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _SKEW)
-            .not_valid_after(now + datetime.timedelta(days=days))
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_signs_handshakes_only(), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-                critical=False,
-            )
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(tls_name(identity.id))]), critical=False)
-            .sign(key, hashes.SHA256())
-            .public_bytes(serialization.Encoding.DER)
+        builder = _builder(
+            identity.id,
+            key.public_key(),
+            x509.random_serial_number(),
+            now - _SKEW,
+            now + datetime.timedelta(days=days),
         )
+        der = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
         signature = identity.sign(_PURPOSE, hashlib.sha256(der).digest())
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -121,6 +118,33 @@ class TransportKey:
 def tls_name(peer: PeerId) -> str:
     """The name a peer's certificates bear; a DNS label may have 63 characters."""
     return f"{peer[:40]}.coterie.invalid"
+
+
+def _builder(
+    peer: PeerId, key: ec.EllipticCurvePublicKey, serial: int, starts: datetime.datetime, ends: datetime.datetime
+) -> x509.CertificateBuilder:
+    """The one form of a transport certificate. Raises ValueError for a serial number or dates that have none."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, tls_name(peer))])
+    purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key)
+        .serial_number(serial)
+        .not_valid_before(starts)
+        .not_valid_after(ends)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_signs_handshakes_only(), critical=True)
+        .add_extension(purposes, critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(tls_name(peer))]), critical=False)
+    )
+
+
+@lru_cache(maxsize=1)
+def _anybody() -> ec.EllipticCurvePrivateKey:
+    """A key to sign forms with that are only compared."""
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 def _signs_handshakes_only() -> x509.KeyUsage:

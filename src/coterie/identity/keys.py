@@ -1,9 +1,9 @@
 """A peer's identity: one Ed25519 key (RFC 8032). The peer id is its public key.
 
 Threat model: whoever has the key file is the peer. The key never leaves this machine and never signs bytes as they are:
-each signature is over a purpose and the content's length, so that what was signed for one purpose is worth nothing for
-another. Signatures are deterministic; verification is libsodium's, which refuses public keys of small order and
-non-canonical signatures.
+each signature is over a purpose, its length and the content, so that what was signed for one purpose is worth nothing
+for another. Signatures are deterministic; verification is libsodium's, which refuses public keys of small order and
+non-canonical signatures. A public key outside the prime-order group is no peer id: one secret has one id.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import stat
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -94,16 +95,24 @@ class Identity:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         try:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+        except FileExistsError:
+            raise IdentityError(
+                "there is a file already, and a key is never overwritten",
+                where=str(path),
+                remedy="Name another file, or move this one away.",
+            ) from None
+        except OSError as error:
+            raise _not_written(path, error) from None
+        try:
+            with file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            _sync_folder(path.parent)
         except OSError as error:
-            raise IdentityError(
-                f"the key cannot be written: {error.strerror or error}",
-                where=str(path),
-                remedy="A key is never overwritten: name another file, or move the old one away.",
-            ) from None
+            path.unlink(missing_ok=True)  # half a key is none, and would stand in the way of the next attempt
+            raise _not_written(path, error) from None
 
     @property
     def id(self) -> PeerId:
@@ -139,12 +148,32 @@ def verify(peer: PeerId, purpose: str, content: bytes, signature: bytes) -> bool
 
 def is_peer_id(text: object) -> bool:
     """Whether this can be a peer id: 64 lower-case hexadecimal digits of a point of the prime-order group."""
-    if not isinstance(text, str) or not _ID.fullmatch(text):
-        return False
-    return bool(crypto_core_ed25519_is_valid_point(bytes.fromhex(text)))
+    return isinstance(text, str) and _ID.fullmatch(text) is not None and _is_point(text)
+
+
+@lru_cache(maxsize=4096)  # as slow as a signature, and asked again for each one of the same peer
+def _is_point(digits: str) -> bool:
+    return bool(crypto_core_ed25519_is_valid_point(bytes.fromhex(digits)))
 
 
 def _framed(purpose: str, content: bytes) -> bytes:
     """``coterie``, the purpose and its length, then the content: no two purposes share a message."""
     name = purpose.encode()
     return b"coterie" + struct.pack(">H", len(name)) + name + content
+
+
+def _not_written(path: Path, error: OSError) -> IdentityError:
+    return IdentityError(
+        f"the key cannot be written: {error.strerror or error}",
+        where=str(path),
+        remedy="Name a file in a folder that exists, may be written to, and is not full.",
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """A file is only there after a power cut if its folder has been synced too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
