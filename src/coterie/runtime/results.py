@@ -172,7 +172,7 @@ class RunDirectory:
         """``spec.toml``: the resolved spec, with all its ``seeds`` where there are several. None is left out."""
         if len(seeds) > 1:
             tables = {**tables, "federation": {**tables["federation"], "seed": list(seeds)}}
-        self.write("spec.toml", tomli_w.dumps(_without_none(tables)).encode())
+        self.write("spec.toml", spec_text(tables).encode())
 
     def of_seed(self, seed: int) -> RunDirectory:
         """The directory of one of several seeds, which is made where there is none."""
@@ -388,6 +388,11 @@ def _first_free(parent: Path, name: str) -> Path:
                 number += 1
             else:
                 return path
+
+
+def spec_text(tables: Mapping[str, Any]) -> str:
+    """A resolved spec as TOML; None is left out."""
+    return tomli_w.dumps(_without_none(tables))
 
 
 def _without_none(value: Any) -> Any:

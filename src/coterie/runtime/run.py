@@ -40,6 +40,8 @@ from coterie.runtime.work.tickets import Executor
 from coterie.spec import Spec
 
 T = TypeVar("T")
+PLACES = ("sim", "processes")
+"""Where a federation can run."""
 _ALONE = 5e9
 """Elements x samples of training below which starting worker processes takes longer than they save."""
 _MAX_EDGES = 100_000
@@ -56,14 +58,17 @@ def run(
     seeds: Sequence[int] | None = None,
     out: Path | None = None,
     data_dir: Path | None = None,
+    on: str = "sim",
     workers: int | None = None,
     progress: Progress | bool | None = None,
 ) -> Result:
-    """Run the federation that ``spec`` describes, in virtual time, and write its run directory.
+    """Run the federation that ``spec`` describes, and write its run directory.
 
     ``spec``: a TOML file, its tables, or nothing for the built-in digits federation; ``sets``: ``"table.key=value"``
     over it. ``seeds``: one run each, and a result of means and deviations. ``out``: a new directory (default
-    ``runs/NAME``). ``workers``: worker processes, 0 for none; by default one a core, or none for a small run. The
+    ``runs/NAME``). ``on``: "sim", in virtual time, or "processes": real nodes on this machine, one process a peer, that
+    talk over TLS; ``[network]``, ``[compute]`` and ``[faults]`` mean nothing there, and such a run cannot be resumed.
+    ``workers``: worker processes, 0 for none; by default one a core, or none for a small run. The
     result does not depend on it. ``progress``: by default a live bar in a notebook and nothing elsewhere; True for a
     live line on a terminal too, and plain lines where there is none; False for nothing; or a Progress of your own.
 
@@ -71,6 +76,8 @@ def run(
     run directory then holds the failed result; but there is none where a mistake was found before anything was
     measured.
     """
+    if on not in PLACES:
+        raise SpecError(f"nothing runs on {on!r}", where="on", remedy=near_miss(on, PLACES))
     checked = specs.load(spec, sets)
     wanted = checked.seeds if seeds is None else seeds
     chosen = [checked.with_values({"federation.seed": seed}) for seed in wanted]
@@ -81,7 +88,7 @@ def run(
     with directory.locked(), shown(progress) as told:
         try:
             directory.write_spec(chosen[0].resolved(), [one.seed for one in chosen])
-            return _interruptible(lambda stop: _run_all(chosen, directory, origin, workers, told, stop))
+            return _interruptible(lambda stop: _run_all(chosen, directory, origin, on, workers, told, stop))
         except CoterieError as error:
             if error.exit_status == _MISTAKE and not directory.measured:
                 directory.discard()
@@ -104,7 +111,7 @@ def resume(directory: str | Path, *, workers: int | None = None, progress: Progr
         origin = found.origin
         checked = specs.check(found.spec, Path(origin.base))
         chosen = [checked.with_values({"federation.seed": seed}) for seed in checked.seeds]
-        return _interruptible(lambda stop: _run_all(chosen, found, origin, workers, told, stop))
+        return _interruptible(lambda stop: _run_all(chosen, found, origin, "sim", workers, told, stop))
 
 
 def load(directory: str | Path, peer: str | None = None) -> nn.Module:
@@ -144,6 +151,7 @@ def _run_all(
     chosen: Sequence[Spec],
     parent: RunDirectory,
     origin: Origin,
+    on: str,
     workers: int | None,
     progress: Progress,
     stop: threading.Event,
@@ -166,7 +174,7 @@ def _run_all(
             directory = parent.of_seed(spec.seed) if len(chosen) > 1 else parent
             directory.write_spec(spec.resolved(), [spec.seed])
             directory.write_origin(origin)
-            results.append(_run_one(spec, directory, origin, pool, progress, stop))
+            results.append(_run_one(spec, directory, origin, on, pool, progress, stop))
     if len(results) == 1:
         return results[0]
     combined = Result.of_seeds(results, str(parent.path))
@@ -179,6 +187,7 @@ def _run_one(
     spec: Spec,
     directory: RunDirectory,
     origin: Origin,
+    on: str,
     pool: _Workers,
     progress: Progress,
     stop: threading.Event,
@@ -204,18 +213,10 @@ def _run_one(
     try:
         _keep_plugins(spec, directory)
         dataset = data.load(spec.dataset, None if origin.data_dir is None else Path(origin.data_dir))
-        with Simulation(spec, dataset, pool.executor, directory.metrics, on_round, stop) as simulation:
-            federation = simulation.federation
-            progress.start(spec, len(federation.ids))
-            if federation.topology.edge_count <= _MAX_EDGES:
-                directory.write_topology(federation.topology.edges())
-            if saved is not None:
-                checkpoint.restore(directory, saved, federation, simulation.arena)
-            federation.run(lambda: checkpoint.save(directory, federation, simulation.arena, time.monotonic() - started))
-            figures = simulation.outcome()
-            described = {"shape": ",".join(map(str, dataset.shape)), "classes": str(dataset.classes)}
-            for peer, state in simulation.models(_MAX_MODELS).items():
-                directory.write_model(peer, state, described)
+        if on == "processes":
+            figures = _run_processes(spec, dataset, directory, progress, on_round, stop)
+        else:
+            figures = _run_simulation(spec, dataset, directory, pool, progress, on_round, stop, saved, started)
     except BaseException as error:
         failed = Result.failure(error, **known, seconds=time.monotonic() - started)
         with suppress(OutputError):  # on a full disk, say, the error itself must still be told
@@ -236,6 +237,54 @@ def _run_one(
         raise
     progress.finish(result)
     return result
+
+
+def _run_simulation(
+    spec: Spec,
+    dataset: data.Dataset,
+    directory: RunDirectory,
+    pool: _Workers,
+    progress: Progress,
+    on_round: Callable[[int, list[float], int], None],
+    stop: threading.Event,
+    saved: checkpoint.Saved | None,
+    started: float,
+) -> dict[str, Any]:
+    """The figures at the end; models are written."""
+    with Simulation(spec, dataset, pool.executor, directory.metrics, on_round, stop) as simulation:
+        federation = simulation.federation
+        progress.start(spec, len(federation.ids))
+        if federation.topology.edge_count <= _MAX_EDGES:
+            directory.write_topology(federation.topology.edges())
+        if saved is not None:
+            checkpoint.restore(directory, saved, federation, simulation.arena)
+        federation.run(lambda: checkpoint.save(directory, federation, simulation.arena, time.monotonic() - started))
+        figures = simulation.outcome()
+        described = {"shape": ",".join(map(str, dataset.shape)), "classes": str(dataset.classes)}
+        for peer, state in simulation.models(_MAX_MODELS).items():
+            directory.write_model(peer, state, described)
+    return figures
+
+
+def _run_processes(
+    spec: Spec,
+    dataset: data.Dataset,
+    directory: RunDirectory,
+    progress: Progress,
+    on_round: Callable[[int, list[float], int], None],
+    stop: threading.Event,
+) -> dict[str, Any]:
+    """The same by real nodes."""
+    from coterie.runtime.node.processes import Processes  # needs what only real peers need
+
+    processes = Processes(spec, dataset, directory.path / "nodes", directory.metrics, on_round, stop)
+    progress.start(spec, processes.count)
+    if processes.topology.edge_count <= _MAX_EDGES:
+        directory.write_topology(processes.topology.edges())
+    processes.run()
+    for peer, path in processes.models(_MAX_MODELS).items():
+        directory.write(f"models/{peer}.safetensors", path.read_bytes())
+    return processes.outcome()
 
 
 def _require_same(spec: Spec, spec_hash: str | None, directory: RunDirectory) -> None:

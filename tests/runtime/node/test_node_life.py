@@ -18,6 +18,7 @@ from coterie.ledger import NullLedger
 from coterie.network import Frame
 from coterie.network.codec import Codec
 from coterie.runtime.node.life import Life
+from coterie.runtime.node.newcomer import new_peer
 from coterie.runtime.node.site import Site, part_of
 from coterie.runtime.results import PeerMetrics
 from coterie.runtime.work.placement import place
@@ -46,7 +47,7 @@ class End:
         self.bytes_sent += len(data)
         envelope = Codec().parse(data)
         again = Codec().encode(envelope)
-        asyncio.get_running_loop().call_soon(self.wire.lives[to].receive, self.peer, again)
+        asyncio.get_running_loop().call_soon(self.wire.lives[to].peer.receive, self.peer, again)
 
 
 @pytest.fixture
@@ -62,12 +63,13 @@ def real(spec: Any, folder: Path, closing: ExitStack) -> tuple[list[Life], list[
     for number in parts.numbers:
         site = Site.open(spec, part_of(parts, number), parts.ids[number], parts.ids, folder / str(number))
         closing.callback(site.close)
-        lives.append(Life(spec, site, parts.ids, number, parts.topology, parts.attackers, NullLedger(), records.append))
+        lives.append(Life(spec, site, parts.ids, number, parts.topology, parts.attackers, records.append))
     wire = Wire({life.ids[life.number]: life for life in lives})
 
     async def main() -> list[tuple[Any, ...]]:
         for life in lives:
-            life.connect(wire.end_of(life.ids[life.number]), returned=False)
+            own = life.ids[life.number]
+            life.enter(new_peer(own, wire.end_of(own), NullLedger()), returned=False)
         await asyncio.wait_for(asyncio.gather(*(life.run() for life in lives)), 60)
         return [await life.site.final() for life in lives]
 

@@ -5,7 +5,7 @@ node.toml                where it listens, whom it asks first, which data it hol
 spec.toml                the federation's spec
 ledger.sqlite            membership records, and the peer's own chain
 state/                   what its protocol keeps
-addresses.msgpack dht.state   where others were last seen
+addresses.json dht.state   where others were last seen
 metrics.jsonl result.json models/   what it measured
 control.sock node.log
 """
@@ -16,6 +16,7 @@ import base64
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -27,9 +28,11 @@ import tomli_w
 from cryptography.hazmat.primitives import serialization
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from coterie import spec as specs
 from coterie.errors import IdentityError, NodeError, SpecError
 from coterie.identity import Certificate, Identity, TransportKey
 from coterie.registry import explain
+from coterie.spec import Spec
 
 _SOCKET_PATH = 100
 """Bytes that the path of a Unix socket may have: 107 on Linux, 103 elsewhere."""
@@ -51,10 +54,16 @@ class NodeTable(BaseModel):
     """``host:port`` to accept newcomers at."""
     contacts: list[Endpoint] = []
     """Members' addresses to try first."""
+    dht_listen: Endpoint | None = None
+    """``host:port`` (UDP) of this node in the Kademlia table; none: it takes no part in one."""
     dht: list[Endpoint] = []
-    """Bootstrap contacts of the Kademlia table; none: no table."""
+    """Contacts of that table to begin with; any node of the federation that takes part will do."""
+    private_networks: bool = False
+    """Whether members are on loopback, private or link-local addresses."""
     dataset: str | None = None
     """This site's own data, such as ``csv:/data/ward-7.csv``; by default its part of the spec's data set."""
+    base: str | None = None
+    """The folder that relative paths of the spec start from; by default this home."""
     part: int | None = Field(default=None, ge=0)
     """Which part of the spec's data set, from 0; by default the peer's number among the members."""
 
@@ -66,8 +75,8 @@ class Home:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, identity: Identity, table: NodeTable, spec: str) -> Home:
-        """Make a home. Raises NodeError where one is already there."""
+    def create(cls, path: Path, identity: Identity, table: NodeTable) -> Home:
+        """Make a home without a spec. Raises NodeError where one is already there."""
         home = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -81,9 +90,39 @@ class Home:
             raise NodeError("the folder is not empty", where=str(path), remedy="Name a new folder with --home.")
         identity.save(home.path / "key.pem")
         home.save_transport(TransportKey.new(identity))
-        (path / "spec.toml").write_text(spec)
         home.save(table)
         return home
+
+    def discard(self) -> None:
+        """Take back ``create``, when nothing has come of it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def spec_text(self) -> tuple[str, bytes] | None:
+        """The spec as TOML, and the founder's signature; None for a newcomer that has not got it yet."""
+        try:
+            return (self.path / "spec.toml").read_text(), (self.path / "spec.sig").read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def save_spec(self, text: str, signature: bytes) -> None:
+        (self.path / "spec.toml").write_text(text)
+        (self.path / "spec.sig").write_bytes(signature)
+
+    @property
+    def spec(self) -> Spec:
+        """Raises NodeError where there is none yet, SpecError and PluginError where it cannot be used here."""
+        path = self.path / "spec.toml"
+        try:
+            tables = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise NodeError(
+                "the spec has not come yet", where=str(self.path), remedy="Start the node: it asks the others for it."
+            ) from None
+        except tomllib.TOMLDecodeError as error:
+            raise SpecError(f"not TOML: {error}", where=str(path), remedy="Bring back the file as it was.") from None
+        base = self.table.base
+        return specs.check(tables, self.path if base is None else Path(base))
 
     @property
     def identity(self) -> Identity:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +9,6 @@ from typing import Any
 
 from coterie.adversary import Attacker, falsifies
 from coterie.identity import PeerId
-from coterie.ledger import Ledger
-from coterie.network import Codec, Frame, Transport
 from coterie.protocols import Neighbourhood, Peer, Topology
 from coterie.registry import guarded
 from coterie.runtime.node.metrics import NodeMetrics
@@ -26,7 +23,7 @@ _ROUNDS_KEPT = 3
 
 @dataclass
 class Life:
-    """One peer from its first round to its last. ``connect`` must be called with a transport before ``run``.
+    """One peer from its first round to its last: ``enter``, then ``run``.
 
     ``ids``: all members, by their numbers in the spec. Of choices that replay, a peer makes the same as its number in a
     simulation does, if nothing fails: there and here they begin anew at each barrier of ``run.checkpoint_every``; here
@@ -39,54 +36,41 @@ class Life:
     number: int
     topology: Topology
     attackers: frozenset[PeerId]
-    ledger: Ledger
     on_record: Callable[[PeerMetrics], None]
     peer: Peer = field(init=False)
     metrics: NodeMetrics = field(init=False)
 
-    def connect(self, transport: Transport, *, returned: bool) -> None:
-        """Make the peer. ``returned``: others are at work already, or it was at work before its process ended."""
+    def enter(self, peer: Peer, *, returned: bool) -> None:
+        """Give ``peer``, which has its transport, ledger and secrets, all that the protocol needs.
+
+        ``returned``: others are at work already, or it was at work before its process ended.
+        """
         spec, index = self.spec, self.number
-        loop = asyncio.get_running_loop()
-        own, begun = self.ids[index], loop.time()
-        self.metrics = NodeMetrics(
-            spec,
-            own,
-            index,
-            own in self.attackers,
-            self.site.learner,
-            lambda: loop.time() - begun,
-            lambda: transport.bytes_sent,
-            self.on_record,
+        own, learner = self.ids[index], self.site.learner
+        begun = peer.clock.time()
+        self.peer, self.metrics = (
+            peer,
+            NodeMetrics(
+                spec,
+                own,
+                index,
+                own in self.attackers,
+                learner,
+                lambda: peer.clock.time() - begun,
+                lambda: peer.transport.bytes_sent,
+                self.on_record,
+            ),
         )
-        self.peer = Peer(
-            id=own,
-            members=self.ids,
-            neighbours=Neighbourhood(self.ids, self.topology.adjacency[index]),
-            learner=self.site.learner,
-            ledger=self.ledger,
-            store=self.site.store,
-            random=self._random(0),
-            secrets=random.SystemRandom(),
-            clock=loop,
-            metrics=self.metrics,
-            transport=transport,
-            codec=Codec(),
-            returned=returned,
-            meet=self._meet,
-            rounds_kept=_ROUNDS_KEPT,
-        )
+        peer.members = self.ids
+        peer.neighbours = Neighbourhood(self.ids, self.topology.adjacency[index])
+        peer.learner, peer.store, peer.metrics = learner, self.site.store, self.metrics
+        peer.random, peer.returned, peer.meet = self._random(0), returned, self._meet
+        peer.rounds_kept = _ROUNDS_KEPT
         attack = spec.choices.get("attack")
         publishes = spec.protocol.component.traits.get("publishes", True)
         if own in self.attackers and publishes and attack is not None and falsifies(attack.component) == "own":
             traits = attack.component.traits
-            self.peer.learner = Attacker(
-                self.peer, self.site.learner, self.attackers, sees_others=traits.get("sees_others", not traits)
-            )
-
-    def receive(self, sender: PeerId, frame: Frame) -> None:
-        """A frame has come in, from a sender for whom the transport vouches."""
-        self.peer.receive(sender, frame)
+            peer.learner = Attacker(peer, learner, self.attackers, sees_others=traits.get("sees_others", not traits))
 
     async def run(self) -> None:
         """To the end of the protocol. Raises what went wrong in it; PluginError for a user's own."""

@@ -14,17 +14,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from coterie.data import Dataset
 from coterie.errors import NodeError, RunError
 from coterie.identity import PeerId
 from coterie.runtime.node.control import call
+from coterie.runtime.node.founding import found_run
 from coterie.runtime.node.home import Home
 from coterie.runtime.results import PeerMetrics, RunDirectory, parse_records, summary
+from coterie.runtime.work.placement import place
+from coterie.runtime.work.runner import build_module
 from coterie.spec import Spec
+from coterie.training.vector import VectorModule
 
 _STARTS = 60.0
 """Seconds that a node has to start and answer on its socket."""
@@ -95,15 +100,31 @@ class Processes:
     def __init__(
         self,
         spec: Spec,
-        nodes: Sequence[NodeProcess],
+        dataset: Dataset,
+        folder: Path,
         on_record: Callable[[PeerMetrics], None],
         on_round: Callable[[int, list[float], int], None],
         stop: threading.Event,
     ) -> None:
-        self._spec, self._nodes, self._stop = spec, nodes, stop
+        """Make the homes of all nodes, in ``folder``. Raises what a simulation of the spec would."""
+        parts = place(spec, dataset)
+        layout = VectorModule(build_module(spec, parts.dataset.shape, parts.dataset.classes)).layout
+        self.topology = parts.topology
+        folders = [folder / name for name in parts.ids]
+        homes = found_run(folders, spec, layout, parts.ids, parts.numbers)
+        self._nodes = [
+            NodeProcess(index, home.identity.id, name, name in parts.attackers, home)
+            for index, (home, name) in enumerate(zip(homes, parts.ids, strict=True))
+        ]
+        self._stop = stop
         self._on_record, self._on_round = on_record, on_round
-        self._names = {node.peer: node.name for node in nodes}
+        self._names = {node.peer: node.name for node in self._nodes}
         self._seen: dict[int, list[PeerMetrics]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many nodes there are."""
+        return len(self._nodes)
 
     def run(self) -> None:
         """To the end of the last node's protocol. Raises RunError where a node fails or ends again and again."""
@@ -147,6 +168,11 @@ class Processes:
             "bytes_sent": sum(one.bytes_sent or 0 for one in sent),
             "model_hash": digest.hexdigest(),
         }
+
+    def models(self, most: int) -> dict[PeerId, Path]:
+        """Files of the honest peers' final models, of the first ``most`` of them."""
+        honest = [node for node in self._nodes if not node.attacker]
+        return {node.name: node.home.path / "models" / "final.safetensors" for node in honest[:most]}
 
     def _wait_until_it_answers(self, node: NodeProcess) -> None:
         deadline = time.monotonic() + _STARTS
@@ -218,8 +244,3 @@ class Processes:
             where=node.name,
             remedy=f"Its log, {node.home.path / 'node.log'}, ends: {node.last_words.strip() or 'it is empty'}",
         )
-
-
-def home_of(directory: Path, number: int, count: int) -> Path:
-    """Where a node of a run lives."""
-    return directory / "nodes" / f"peer-{number:0{len(str(count - 1))}d}"

@@ -1,0 +1,80 @@
+"""The federation as one node knows it: the ledger file, the membership records in it, and who is in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from coterie.errors import NodeError
+from coterie.identity import PeerId
+from coterie.ledger import LedgerStore, Record
+from coterie.network.members import Members
+from coterie.protocols.membership import Book, Genesis, Membership
+from coterie.protocols.membership.records import KINDS
+
+LEDGER = "ledger.sqlite"
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+def begin_ledger(folder: Path, genesis: Record, records: Iterable[Record] = ()) -> None:
+    """Make a new node's ledger file, with what it knows of the federation."""
+    with LedgerStore(folder / LEDGER, genesis.id) as store:
+        store.put_record(genesis)
+        for record in records:
+            store.put_record(record)
+
+
+class Charter:
+    """The store and the book over it. Close it when done."""
+
+    def __init__(self, folder: Path, federation: str) -> None:
+        """Raises NodeError where the ledger does not hold the genesis record, LedgerError where it cannot be read."""
+        self.store = LedgerStore(folder / LEDGER, bytes.fromhex(federation))
+        genesis = self.store.record(self.store.genesis)
+        if genesis is None:
+            self.store.close()
+            raise NodeError(
+                "the ledger has lost the genesis record",
+                where=str(folder / LEDGER),
+                remedy="Join again with a new invitation and a new --home; the old key can be succeeded.",
+            )
+        records = [record for kind in KINDS for record in self.store.records(kind)]
+        self.book = Book(genesis, now_ms, self._keep, records)
+
+    def close(self) -> None:
+        self.store.close()
+
+    @property
+    def genesis(self) -> Genesis:
+        return self.book.replay.genesis
+
+    @property
+    def founder(self) -> PeerId:
+        """Who has signed the genesis record."""
+        return self.book.replay.graph.genesis.author
+
+    @property
+    def membership(self) -> Membership:
+        return self.book.membership
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """The members in the order of their seats: the first is number 0 in the spec."""
+        return tuple(self.membership.members)
+
+    def membership_has(self, peer: PeerId) -> bool:
+        """Whether this peer is in, now."""
+        return peer in self.membership.members
+
+    def members(self, version: int) -> Members:
+        """Who may connect."""
+        certificates = [held for member in self.membership.members.values() for held in member.certificates]
+        return Members.of(self.store.genesis, certificates, version)
+
+    def _keep(self, record: Record) -> None:
+        self.store.put_record(record)

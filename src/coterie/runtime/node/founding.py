@@ -1,0 +1,167 @@
+"""How homes come to be: a federation is founded, a newcomer joins one, or all nodes of a run are made at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from coterie.errors import CoterieError, MembershipError, PeerUnreachable
+from coterie.identity import Identity, PeerId
+from coterie.layout import Layout
+from coterie.ledger import Record
+from coterie.network.join import call_join
+from coterie.protocols.membership import Admission, Book, Consent, Invitation, Joined, Policy, found, invite, join
+from coterie.runtime.node.charter import Charter, begin_ledger, now_ms
+from coterie.runtime.node.home import Home, NodeTable
+from coterie.runtime.node.messages import signed_spec
+from coterie.runtime.results import spec_text
+from coterie.spec import Spec
+
+_JOIN_SECONDS = 30.0
+_HOUR_MS = 3_600_000
+
+
+def found_federation(
+    path: Path,
+    spec: Spec,
+    layout: Layout,
+    table: NodeTable,
+    *,
+    name: str,
+    policy: Policy,
+    identity: Identity | None = None,
+) -> Home:
+    """Make the home of a new federation's founder. ``layout``: of the spec's model, which all members must have.
+
+    Raises NodeError, MembershipError, LedgerError.
+    """
+    identity = identity or Identity.generate()
+    home = Home.create(path, identity, table)
+    genesis = found(
+        identity,
+        federation=spec.federation.name,
+        spec=bytes.fromhex(spec.hash),
+        name=name,
+        certificate=home.transport.certificate,
+        time=now_ms(),
+        policy=policy,
+        layout=bytes.fromhex(layout.hash),
+    )
+    begin_ledger(path, genesis)
+    text = spec_text(spec.resolved())
+    home.save_spec(text, identity.sign("spec", signed_spec(genesis.id, text)))
+    home.save(table.model_copy(update={"federation": genesis.id.hex()}))
+    return home
+
+
+async def join_federation(
+    path: Path, invitation: Invitation, table: NodeTable, *, name: str, identity: Identity | None = None
+) -> tuple[Home, Joined]:
+    """Join by an invitation, and make a home. It is not a member yet while ``missing`` signatures are.
+
+    Raises MembershipError where refused or lied to, PeerUnreachable where no contact of the invitation answers.
+    """
+    home = Home.create(path, identity or Identity.generate(), table)
+    try:
+        joined = await join(
+            invitation,
+            home.identity,
+            home.transport.certificate,
+            name,
+            ask=_asker(invitation),
+            secrets=random.SystemRandom(),
+            now=now_ms,
+        )
+    except CoterieError:
+        home.discard()
+        raise
+    begin_ledger(path, joined.genesis, joined.records)
+    home.save(table.model_copy(update={"federation": joined.genesis.id.hex()}))
+    return home, joined
+
+
+def _asker(invitation: Invitation) -> Callable[[bytes], Awaitable[bytes]]:
+    """Puts requests to the first contact that answers."""
+
+    async def ask(request: bytes) -> bytes:
+        failures = []
+        for contact in invitation.contacts:
+            try:
+                return await call_join(contact, invitation.fingerprint, request, _JOIN_SECONDS)
+            except PeerUnreachable as error:
+                failures.append(str(error))
+        raise PeerUnreachable(
+            "nobody answers at the contacts of the invitation: " + "; ".join(failures),
+            where="join",
+            remedy="Is the inviter's node running, and may this machine dial it?",
+        )
+
+    return ask
+
+
+def found_run(
+    folders: Sequence[Path], spec: Spec, layout: Layout, names: Sequence[str], parts: Sequence[int]
+) -> list[Home]:
+    """Homes of all nodes of one run on this machine, the first the founder, all of them members."""
+    table = NodeTable(listen="127.0.0.1:0", private_networks=True, base=str(Path(spec.base).resolve()))
+    tables = [table.model_copy(update={"part": part}) for part in parts]
+    founder = found_federation(folders[0], spec, layout, tables[0], name=names[0], policy=Policy(seats=len(names)))
+    homes = [founder]
+    for path, own in zip(folders[1:], tables[1:], strict=True):
+        own = own.model_copy(update={"federation": founder.table.federation})
+        homes.append(Home.create(path, Identity.generate(), own))
+        homes[-1].save_spec(*(founder.spec_text or ("", b"")))
+    genesis, records = _admit_all(founder, homes[1:], names[1:])
+    for home in homes[1:]:
+        begin_ledger(home.path, genesis, records)
+    return homes
+
+
+def _admit_all(founder: Home, newcomers: Sequence[Home], names: Sequence[str]) -> tuple[Record, list[Record]]:
+    charter = Charter(founder.path, founder.table.federation)
+    try:
+        book: Book = charter.book
+        for home, name in zip(newcomers, names, strict=True):
+            book.add(book.draft(founder.identity, _admission(founder.identity.id, home, name, book)))
+        records = [node.record for node in book.log(0, book.size)]
+        return book.replay.graph.genesis, records
+    finally:
+        charter.close()
+
+
+def _admission(inviter: PeerId, home: Home, name: str, book: Book) -> Admission:
+    """An admission as the join conversation makes it, with an invitation that nobody else has seen."""
+    identity, certificate = home.identity, home.transport.certificate
+    expires = now_ms() + _HOUR_MS
+    invitation = invite(
+        genesis=book.federation,
+        inviter=inviter,
+        fingerprint=certificate.fingerprint,
+        contacts=("127.0.0.1:1",),
+        expires=expires,
+        secrets=random.SystemRandom(),
+    )
+    key = bytes.fromhex(invitation.key.id)
+    consent = Consent(book.federation, inviter, key, certificate.fingerprint, name)
+    return Admission(
+        peer=identity.id,
+        certificate=certificate.der,
+        binding=certificate.signature,
+        name=name,
+        stake=book.replay.genesis.stake_of(identity.id),
+        consent=consent.sign(identity),
+        invitation=key,
+        expires=invitation.expires,
+    )
+
+
+def read_invitation(text: str) -> Invitation:
+    """The invitation of a pasted text, or of a file that holds one. Raises MembershipError."""
+    path = Path(text)
+    try:
+        if len(text) < 256 and path.is_file():
+            text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MembershipError(f"the invitation cannot be read: {error}", where=str(path)) from None
+    return Invitation.parse(text.strip())

@@ -1,0 +1,57 @@
+"""A real peer before its protocol begins: it can talk, and that is all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from coterie.errors import CoterieError, NodeError
+from coterie.identity import PeerId, short_name
+from coterie.ledger import Ledger
+from coterie.network import Codec, Transport
+from coterie.protocols import Mixed, Peer
+
+_log = logging.getLogger("coterie.node")
+
+
+def new_peer(own: PeerId, transport: Transport, ledger: Ledger) -> Peer:
+    """A peer without members, data or state: ``Life.enter`` brings them."""
+    loop, secrets = asyncio.get_running_loop(), random.SystemRandom()
+    return Peer(
+        id=own,
+        members=(own,),
+        neighbours=(),
+        learner=_Nothing(),
+        ledger=ledger,
+        store=_Nothing(),
+        random=secrets,
+        secrets=secrets,
+        clock=loop,
+        metrics=Refusals(),
+        transport=transport,
+        codec=Codec(),
+    )
+
+
+@dataclass
+class Refusals:
+    """Implements ``Metrics`` for a peer that does no rounds."""
+
+    refused: dict[PeerId, int] = field(default_factory=dict)
+
+    def round_done(self, round: int, loss: float, mixed: Mixed | None) -> None:
+        """There are none."""
+
+    def dropped(self, sender: PeerId, error: CoterieError) -> None:
+        self.refused[sender] = self.refused.get(sender, 0) + 1
+        _log.warning("refused of %s: %s", short_name(sender), error)
+
+
+class _Nothing:
+    """What is not there yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise NodeError(f"the protocol has not begun, and there is no {name!r} yet")
