@@ -2,13 +2,12 @@
 
 import os
 import random
-import resource
 import shutil
 import sqlite3
 import tracemalloc
 
 import pytest
-from ledger_worlds import ANN, BOB, EVE, GENESIS, GENESIS_RECORD, MEMBERS, OTHER_GENESIS, chain, filled, following
+from ledger_worlds import ANN, BOB, EVE, GENESIS, GENESIS_RECORD, OTHER_GENESIS, chain, filled, following
 
 from coterie.errors import LedgerError
 from coterie.ledger import Block, Fault, FullBlock, LedgerStore, PeerLedger, Record, audit, describe
@@ -109,7 +108,7 @@ def test_the_first_bad_block_is_named(sound, copy, tmp_path):
         "a bit": (2, FullBlock(bytes(bit), first[2].records)),
         "a record less": (2, FullBlock(first[2].block, first[2].records[:2])),
         "two records swapped": (2, FullBlock(first[2].block, first[2].records[::-1])),
-        "other records": (2, FullBlock(first[2].block, first[3].records)),
+        "other records": (2, FullBlock(first[2].block, second[2].records)),
         "another's block": (2, second[2]),
         "another height's": (2, first[3]),
         "the author itself wrote it anew": (2, resigned(first, 2)),  # noticed one block later
@@ -224,7 +223,7 @@ def test_files_that_are_no_ledgers(tmp_path, content):
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_changed_bytes_anywhere(sound, copy, seed):
     """Whatever is still called sound holds the very same blocks and records."""
     draw, data = random.Random(seed), bytearray(copy.read_bytes())
@@ -319,7 +318,6 @@ def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 50_000  # a thousand blocks have a megabyte
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
 
 
 def test_a_fault_says_where():
@@ -327,4 +325,3 @@ def test_a_fault_says_where():
     assert Fault("x", index=3).where == "loose record 3"
     assert Fault("x", ANN.id, 4).where == f"block 4 of {ANN.id}"
     assert Fault("x", ANN.id, 4, 1).where == f"block 4 of {ANN.id}, record 1"
-    assert MEMBERS

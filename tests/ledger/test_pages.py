@@ -88,7 +88,7 @@ def test_rows_of_intact_pages_are_found_without_the_pages_above(tmp_path):
     assert sorted(last_columns(path, PAGE, 1 << 20)) == rows
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 1 << 32))
 def test_nothing_in_a_file_makes_it_fail(tmp_path_factory, seed):
     path = tmp_path_factory.getbasetemp() / "mutated"

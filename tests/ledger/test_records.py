@@ -38,7 +38,7 @@ def same(one, other):
     return repr(one) == repr(other)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(contents, st.sets(hashes, max_size=3), st.integers(0, (1 << 53) - 1))
 def test_a_record_comes_back_as_it_was(content, parents, time):
     try:
@@ -85,7 +85,7 @@ def test_every_bit_counts():
                 Record.decode(bytes(mutated))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_every_byte_counts(data):
     good = RECORD.encode()
@@ -95,7 +95,7 @@ def test_every_byte_counts(data):
         Record.decode(good[:position] + bytes([byte]) + good[position + 1 :])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     st.binary(max_size=300)
     | st.builds(lambda cut, more: RECORD.encode()[:cut] + more, st.integers(0, 300), st.binary())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,8 +26,9 @@ from coterie.network.discovery.addresses import Address
 from coterie.network.discovery.table import (
     address_or_none,
     libtorrent,
+    load_nodes,
     open_session,
-    save_state,
+    save_nodes,
     settings_for,
     signing_key,
 )
@@ -37,8 +39,10 @@ _FIRST, _MOST = 0.2, 60.0
 """Seconds between two rounds of upkeep: at the start, and at most."""
 _ENOUGH = 8
 """Nodes in the table (a bucket of Kademlia) from which libtorrent's own upkeep does."""
-_QUIET = 1.0
-"""Seconds without a further answer that end a look-up: a node that has not answered by then is slow or gone."""
+_AT_ONCE = 32
+"""Saved nodes that are asked in one round of upkeep."""
+_QUIET = 2.0
+"""Seconds without a further answer that end a look-up: libtorrent asks others in a silent node's place after one."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Dht:
         upload = 1_000_000 if private_networks else self.limits.upload_bytes_per_second
         self._settings = settings_for(private_networks, read_only, upload)
         self._session: list[Any] = []
-        """The session, or nothing: emptied in a thread, as the last reference ends it."""
+        """The session, or nothing. The last reference ends it: no coroutine may keep one across an ``await``."""
         self._pipe: tuple[int, int] | None = None
         self._listening: asyncio.Future[int] | None = None
         self._upkeep: asyncio.Task[None] | None = None
@@ -117,11 +121,10 @@ class Dht:
             raise NetworkError("the table's node is started twice", where=str(self._listen), remedy="Close it first.")
         loop = asyncio.get_running_loop()
         self._listening = loop.create_future()
-        session = await asyncio.to_thread(open_session, self._listen, self._state_path, self._settings)
-        self._session.append(session)
+        self._session.append(await asyncio.to_thread(open_session, self._listen, self._settings))
         reading, writing = self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         loop.add_reader(reading, self._read_alerts)
-        session.set_alert_fd(writing)
+        self._running().set_alert_fd(writing)
         self._read_alerts()  # those that came before there was a pipe
         try:
             async with asyncio.timeout(self.limits.seconds):
@@ -148,11 +151,12 @@ class Dht:
             await self._save()
         if self._pipe is not None:
             asyncio.get_running_loop().remove_reader(self._pipe[0])
-        waiting = [f for fs in (*self._puts.values(), *self._gets.values(), self._counts) for f in fs]
-        for future in waiting:
+        waiting: list[list[asyncio.Future[Any]]] = [*self._puts.values(), *self._gets.values(), self._counts]
+        for future in [future for futures in waiting for future in futures]:
             future.cancel()
+        self._running().set_alert_fd(-1)
         await asyncio.to_thread(self._session.clear)
-        if self._pipe is not None:  # only now: until its end the session writes to it
+        if self._pipe is not None:
             for descriptor in self._pipe:
                 os.close(descriptor)
             self._pipe = None
@@ -163,7 +167,8 @@ class Dht:
         """Tell the table that somebody can be dialled on ``port`` of this machine's IP address (BEP 5).
 
         The nodes that store it see the address from the packet and forget it after half an hour: announce again, and
-        when the table has grown. It is not known whether it arrived. Raises NetworkError.
+        when the table has grown. It is not known whether it arrived; it takes some 15 s where a node that should store
+        it has just died, as libtorrent waits for that one first. Raises NetworkError.
         """
         if not 1 <= port <= 65535:
             raise NetworkError(f"{port} is not a port", remedy="Ports go from 1 to 65535.")
@@ -175,12 +180,11 @@ class Dht:
         It ends when those who know something had time to answer; at the latest, and where nobody knows anything, after
         ``seconds``, or ``limits.seconds`` where None.
         """
-        session, lt_hash = self._running(), self._hash(info_hash)
+        self._running().dht_get_peers(self._hash(info_hash))
         self._watch(info_hash)
         lookup = _Lookup(set(self._fresh(info_hash)), asyncio.Event())
         self._lookups.setdefault(info_hash, []).append(lookup)
         try:
-            session.dht_get_peers(lt_hash)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.limits.seconds if seconds is None else seconds):
                     await lookup.over()
@@ -196,7 +200,8 @@ class Dht:
         """Store a record under an Ed25519 key, given as its 32-byte seed, and a salt (BEP 44, mutable).
 
         It replaces what was stored there before and is forgotten after two hours. The number of nodes that took it; 0
-        where none did in time. Raises NetworkError for a record of more than ``MOST_RECORD_BYTES``.
+        where none had in time, though some may later. Raises NetworkError for a record of more than
+        ``MOST_RECORD_BYTES``.
         """
         if len(record) > MOST_RECORD_BYTES or len(salt) > 64:
             raise NetworkError(
@@ -210,7 +215,8 @@ class Dht:
     async def get(self, public_key: bytes, salt: bytes) -> bytes | None:
         """The record with the highest sequence number that was found; None where none was. Its author signed it."""
         self._running().dht_get_mutable_item(public_key, salt)
-        return await self._outcome(self._gets, (public_key, salt))
+        record: bytes | None = await self._outcome(self._gets, (public_key, salt))
+        return record
 
     async def nodes(self) -> int:
         """How many nodes the routing table holds."""
@@ -229,14 +235,14 @@ class Dht:
 
         A node that only ever looked towards its contact knows little else; random look-ups make the table a mesh.
         """
+        saved = load_nodes(self._state_path) if self._state_path is not None else []
         wait = _FIRST
         while True:
-            session = self._running()
             nodes = await self.nodes()
             if nodes < _ENOUGH:
-                for contact in self._bootstrap:
-                    session.add_dht_node((contact.host, contact.port))
-                session.dht_get_peers(self._hash(os.urandom(20)))
+                for contact in (*self._bootstrap, *random.sample(saved, min(len(saved), _AT_ONCE))):
+                    self._running().add_dht_node((contact.host, contact.port))
+                self._running().dht_get_peers(self._hash(os.urandom(20)))
             if nodes and wait > 2.0:
                 await self._save()
             await asyncio.sleep(wait)
@@ -245,7 +251,7 @@ class Dht:
     async def _save(self) -> None:
         """Save the table; an empty one never replaces one that was saved."""
         if self._state_path is not None and self._session and await self.nodes():
-            await asyncio.to_thread(save_state, self._session[0], self._state_path)
+            await asyncio.to_thread(save_nodes, self._session[0], self._state_path)
 
     # Alerts
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from coterie.errors import CoterieError, NetworkError, OutputError
 from coterie.network.discovery.addresses import Address
 from coterie.network.discovery.files import replace_file
 
-MOST_STATE_BYTES = 1 << 20
+MOST_SAVED = 256
+"""Nodes of IPv4, and as many of IPv6."""
+_MOST_FILE_BYTES = 1 << 16
 _log = logging.getLogger(__name__)
 
 
@@ -32,12 +35,9 @@ def libtorrent() -> Any:
     return libtorrent
 
 
-def open_session(listen: Address, state_path: Path | None, settings: dict[str, Any]) -> Any:
-    """A session that listens, its table as it was saved. It takes some milliseconds: call it in a thread."""
-    lt = libtorrent()
-    params = _read_state(lt, state_path)
-    params.settings = {"listen_interfaces": str(listen), **settings}
-    return lt.session(params)
+def open_session(listen: Address, settings: dict[str, Any]) -> Any:
+    """A session that listens. It takes some milliseconds: call it in a thread."""
+    return libtorrent().session({"listen_interfaces": str(listen), **settings})
 
 
 def settings_for(private_networks: bool, read_only: bool, upload_bytes_per_second: int) -> dict[str, Any]:
@@ -74,14 +74,38 @@ def settings_for(private_networks: bool, read_only: bool, upload_bytes_per_secon
     }
 
 
-def save_state(session: Any, path: Path) -> None:
-    """Write the session's routing table. It waits for the session: call it in a thread. A failure is logged."""
+def save_nodes(session: Any, path: Path) -> None:
+    """Write the nodes of the routing table, ``host:port`` a line. A failure is logged.
+
+    It waits for the session: call it in a thread. libtorrent's own state is not restored from Python (2.1), and bytes
+    of its own form are better not read from a file; its node id is not kept.
+    """
     lt = libtorrent()
     flags = lt.save_state_flags_t.save_dht_state
+    state = lt.bdecode(lt.write_session_params_buf(session.session_state(flags), flags)).get(b"dht state", {})
+    nodes = []
+    for key, size in ((b"nodes", 4), (b"nodes6", 16)):
+        for node in state.get(key, ())[:MOST_SAVED]:
+            address = address_or_none((str(ip_address(node[:size])), int.from_bytes(node[size:], "big")))
+            if address is not None:
+                nodes.append(address)
     try:
-        replace_file(path, bytes(lt.write_session_params_buf(session.session_state(flags), flags)))
+        replace_file(path, "".join(f"{node}\n" for node in nodes).encode())
     except OutputError as error:
         _log.warning("the routing table is not saved: %s", error)
+
+
+def load_nodes(path: Path) -> list[Address]:
+    """The nodes that were saved; a warning is logged where they cannot be read."""
+    try:
+        with path.open("rb") as file:
+            lines = file.read(_MOST_FILE_BYTES).decode().splitlines()
+        return [Address.parse(line) for line in lines[: 2 * MOST_SAVED]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, CoterieError) as error:
+        _log.warning("%s: the routing table cannot be read and is begun anew: %s", path, error)
+        return []
 
 
 def signing_key(seed: bytes) -> bytes:
@@ -99,16 +123,3 @@ def address_or_none(endpoint: tuple[str, int]) -> Address | None:
         return Address.of(*endpoint)
     except CoterieError:
         return None
-
-
-def _read_state(lt: Any, path: Path | None) -> Any:
-    if path is not None:
-        try:
-            with path.open("rb") as file:
-                content = file.read(MOST_STATE_BYTES)
-            return lt.read_session_params(content, lt.save_state_flags_t.save_dht_state)
-        except FileNotFoundError:
-            pass
-        except (OSError, RuntimeError) as error:
-            _log.warning("%s: the routing table cannot be read and is begun anew: %s", path, error)
-    return lt.session_params()
