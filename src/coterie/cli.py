@@ -13,6 +13,7 @@ import typer
 
 from coterie import __version__
 from coterie._commands import JSON, Commands, exit_status, grid, printing, say, success, table, template
+from coterie._nodes import add_to
 from coterie.errors import OutputError, SpecError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+add_to(app)
 
 
 def main() -> None:
@@ -94,11 +96,14 @@ def run(
         Path | None, typer.Option("--out", help="The run directory; by default runs/NAME, runs/NAME-2 ...")
     ] = None,
     data_dir: DataDir = None,
+    on: Annotated[
+        str, typer.Option("--on", help="sim: in virtual time. processes: real nodes on this machine, one a peer.")
+    ] = "sim",
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: IsQuiet = False,
 ) -> None:
-    """Run a federation in simulation and write its run directory, with a report."""
+    """Run a federation and write its run directory, with a report."""
     seeds = _seeds(seed)
     from coterie.runtime.run import run as run_spec
 
@@ -109,6 +114,7 @@ def run(
             seeds=seeds,
             out=out,
             data_dir=data_dir,
+            on=on,
             workers=workers,
             progress=progress,
         )

@@ -254,7 +254,9 @@ class Peer:
     # Publishing
 
     def publish(self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model") -> None:
-        """Let others pull this snapshot from now on; answers those who wait for this round."""
+        """Let others pull this snapshot from now on; answers those who wait for this round. The ledger records it."""
+        digest = snapshot.digest().hex()
+        self.ledger.append("model", {"channel": channel, "round": round, "vector": digest})
         model = Model(round, channel, snapshot, self.learner.samples, degree)
         if self.rounds_kept and channel in self.memory.published:
             earlier = self._earlier.setdefault(channel, [])

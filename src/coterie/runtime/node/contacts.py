@@ -15,10 +15,13 @@ from coterie.protocols import Peer
 from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.finding import owner_of
 from coterie.runtime.node.home import Home, NodeTable
+from coterie.runtime.node.messages import Reach
 
 _TELL = (1.0, 60.0)
 """Seconds between two tellings: at first, and at most. The wait doubles."""
 _FANOUT = 3
+_DIAL_EVERY = 5.0
+"""Seconds between two dials that one member may ask for."""
 _log = logging.getLogger("coterie.node")
 
 
@@ -57,6 +60,7 @@ class Contacts:
         self._probes: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._seen: frozenset[PeerId] = frozenset()
+        self._dialled: dict[PeerId, float] = {}
         peer.handle(Addresses, self._discovery.told)
 
     async def run(self) -> None:
@@ -89,6 +93,16 @@ class Contacts:
         """The best address known of a peer."""
         candidates = self._book.candidates(peer)
         return str(candidates[0]) if candidates else None
+
+    async def can_dial(self, peer: PeerId) -> Reach | None:
+        """The answer to a member that asks whether it can be dialled where it says it is; None if it asks too often."""
+        now = time.monotonic()
+        if now - self._dialled.get(peer, -_DIAL_EVERY) < _DIAL_EVERY:
+            return None
+        self._dialled[peer] = now
+        candidates = self._book.candidates(peer)
+        owners = [await owner_of(address, self._charter.members(0)) for address in candidates[:2]]
+        return Reach(peer in owners)
 
     def own_contact(self, port: int) -> str:
         """This machine as newcomers reach it, with ``port``. Raises NodeError where only the operator can know."""

@@ -34,7 +34,7 @@ from coterie.runtime.node.contacts import Contacts
 from coterie.runtime.node.control import ControlServer
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.life import Life
-from coterie.runtime.node.messages import SpecAsk, SpecText, Standing, StandingAsk, signed_spec
+from coterie.runtime.node.messages import Reach, ReachAsk, SpecAsk, SpecText, Standing, StandingAsk, signed_spec
 from coterie.runtime.node.newcomer import new_peer
 from coterie.runtime.node.site import Site, part_of
 from coterie.runtime.node.store import FileStore
@@ -90,6 +90,7 @@ class Node:
         self.peer: Peer = new_peer(identity.id, self.transport, _Ledger(PeerLedger(identity, self.charter.store)))
         self.peer.handle(StandingAsk, lambda sender, question: self._standing())
         self.peer.handle(SpecAsk, self._on_spec_ask)
+        self.peer.handle(ReachAsk, lambda sender, question: self.contacts.can_dial(sender))
         spread = Spread(self.peer, self.charter.book)
         self.charter.book.watchers.append(self._on_membership)
         await self.transport.start()
@@ -102,6 +103,7 @@ class Node:
             self.home.socket,
             {
                 "status": self._on_status,
+                "examine": self._on_examine,
                 "addresses": self._on_addresses,
                 "invite": self._on_invite,
                 "expel": self._on_expel,
@@ -275,7 +277,7 @@ class Node:
 
     def _standing(self) -> Standing:
         round = self._life.metrics.round if self._life is not None else -1
-        return Standing(self.state, round)
+        return Standing(self.state, round, now_ms())
 
     async def _write_result(self, spec: Spec, site: Site, directory: RunDirectory, seconds: float) -> None:
         evaluation, digest, state = await site.final()
@@ -333,6 +335,25 @@ class Node:
             "expelled": {peer: removal.reason for peer, removal in self.charter.membership.expelled.items()},
             "pending": {record.hex(): [p.signed, p.needed] for record, p in self.charter.membership.pending.items()},
         }
+
+    async def _on_examine(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Its status, and what the others answer: whether, by which clock, and whether they can dial this node."""
+        others = self._others()
+        asked = now_ms()
+        answers = await self.peer.ask_all(others, StandingAsk(), _ANSWER)
+        middle = (asked + now_ms()) // 2
+        status = dict(await self._on_status(request))
+        standings = {p: a for p, a in zip(others, answers, strict=True) if isinstance(a, Standing)}
+        for member in status["members"]:
+            found = standings.get(member["peer"])
+            member["answers"] = found is not None
+            member["skew_ms"] = None if found is None else middle - found.time
+        reached: bool | None = None
+        if self.table.listen is not None and standings:
+            replies = await self.peer.ask_all(list(standings), ReachAsk(), 2 * _ANSWER)
+            told = [reply.reached for reply in replies if isinstance(reply, Reach)]
+            reached = any(told) if told else None
+        return {**status, "reachable": reached}
 
     async def _on_addresses(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         self.contacts.configure(request["addresses"])

@@ -6,6 +6,9 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import coterie.runtime.catalog  # noqa: F401 - fills the registries
+from coterie import data
+from coterie import spec as specs
 from coterie.errors import CoterieError, MembershipError, PeerUnreachable
 from coterie.identity import Identity, PeerId
 from coterie.layout import Layout
@@ -16,7 +19,9 @@ from coterie.runtime.node.charter import Charter, begin_ledger, now_ms
 from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.node.messages import signed_spec
 from coterie.runtime.results import spec_text
+from coterie.runtime.work.runner import build_module
 from coterie.spec import Spec
+from coterie.training.vector import VectorModule
 
 _JOIN_SECONDS = 30.0
 _HOUR_MS = 3_600_000
@@ -53,6 +58,19 @@ def found_federation(
     home.save_spec(text, identity.sign("spec", signed_spec(genesis.id, text)))
     home.save(table.model_copy(update={"federation": genesis.id.hex()}))
     return home
+
+
+def found_with_data(
+    path: Path, spec_path: Path, table: NodeTable, *, name: str, policy: Policy, identity: Identity | None = None
+) -> Home:
+    """``found_federation`` for a spec file; the data here say what the model's layout is. Also raises DataError."""
+    spec = specs.load(spec_path, ())
+    base = str(Path(spec.base).resolve())
+    source = spec if table.dataset is None else spec.with_values({"data.dataset": table.dataset})
+    dataset = data.load(source.dataset, None)
+    layout = VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
+    table = table.model_copy(update={"base": base})
+    return found_federation(path, spec, layout, table, name=name, policy=policy, identity=identity)
 
 
 async def join_federation(

@@ -20,10 +20,26 @@ class StandingAsk(Message, frozen=True):
 
 @message
 class Standing(Message, frozen=True):
-    """``state``: "waiting", "ready", "training", "done" or "failed"; ``round``: the last one that is over, or -1."""
+    """``state``: "waiting", "ready", "training", "done" or "failed"; ``round``: the last one that is over, or -1.
+
+    ``time``: ms since 1970 by the sender's clock.
+    """
 
     state: State
     round: Round
+    time: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+
+@message
+class ReachAsk(Message, frozen=True):
+    """Can you dial me, where I have told you that I listen?"""
+
+
+@message
+class Reach(Message, frozen=True):
+    """Whether the sender could."""
+
+    reached: bool
 
 
 @message

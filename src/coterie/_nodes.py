@@ -1,0 +1,345 @@
+"""The commands of real federations: ``coterie federation ...``, ``node``, ``doctor`` and ``audit``."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coterie._commands import JSON, Commands, grid, success
+from coterie.errors import LedgerError, MembershipError, NodeError, SpecError
+
+Home = Annotated[Path, typer.Option("--home", help="The node's folder: its key, settings, ledger and state.")]
+AsJson = Annotated[bool, typer.Option(JSON, help="Print one JSON object.")]
+Listen = Annotated[
+    str | None,
+    typer.Option("--listen", metavar="HOST:PORT", help="Accept members here; without it the node only dials out."),
+]
+Announce = Annotated[
+    str | None, typer.Option("--announce", metavar="HOST:PORT", help="Where others reach it, if not at --listen.")
+]
+JoinPort = Annotated[str | None, typer.Option("--join", metavar="HOST:PORT", help="Accept newcomers here.")]
+Contact = Annotated[
+    list[str] | None, typer.Option("--contact", metavar="HOST:PORT", help="A member to try first. Repeatable.")
+]
+DhtListen = Annotated[
+    str | None, typer.Option("--dht-listen", metavar="HOST:PORT", help="Take part in the Kademlia table, on UDP.")
+]
+Dht = Annotated[
+    list[str] | None, typer.Option("--dht", metavar="HOST:PORT", help="A node of that table to begin with. Repeatable.")
+]
+Private = Annotated[bool, typer.Option("--private", help="Members are on loopback or private addresses.")]
+Dataset = Annotated[
+    str | None, typer.Option("--data", metavar="DATASET", help="This site's own data, such as csv:/data/ward.csv.")
+]
+Part = Annotated[
+    int | None, typer.Option("--part", min=0, help="For trials: this part of the spec's data set, from 0.")
+]
+Name = Annotated[str, typer.Option("--name", help="How this site is shown to the others.")]
+Key = Annotated[Path | None, typer.Option("--key", help="An Ed25519 key to use, in PEM; by default a new one is made.")]
+
+federation = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Found a federation, invite to it, join it, see how it stands."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add all commands of this module."""
+    app.add_typer(federation, name="federation")
+    for command, epilog in (
+        (node, "Example: coterie node --home hospital-a"),
+        (doctor, "Example: coterie doctor --home hospital-a"),
+        (audit, "Example: coterie audit hospital-a/ledger.sqlite --genesis 3f0c..."),
+    ):
+        app.command(epilog=epilog)(command)
+
+
+@federation.command(
+    epilog="Example: coterie federation init study.toml --home a --listen 0.0.0.0:7400 --join 0.0.0.0:7401 "
+    "--announce a.example:7400"
+)
+def init(
+    spec: Annotated[Path, typer.Argument(help="The federation's spec.", show_default=False)],
+    home: Home,
+    name: Name = "founder",
+    listen: Listen = None,
+    announce: Announce = None,
+    join: JoinPort = None,
+    admit: Annotated[str, typer.Option("--admit", help="Who may admit: founder, any, or quorum.")] = "founder",
+    expel: Annotated[str, typer.Option("--expel", help="Who may expel: founder or quorum.")] = "founder",
+    quorum: Annotated[int, typer.Option("--quorum", min=2, help="How many must sign, where a quorum decides.")] = 2,
+    seats: Annotated[int, typer.Option("--seats", min=1, help="Most members at a time.")] = 1000,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="DATE", help="No admissions after this day (YYYY-MM-DD, UTC).")
+    ] = None,
+    contact: Contact = None,
+    dht_listen: DhtListen = None,
+    dht: Dht = None,
+    private: Private = False,
+    data: Dataset = None,
+    part: Part = None,
+    key: Key = None,
+) -> None:
+    """Found a federation: make its genesis record, and the home of its first member."""
+    from coterie.identity import short_name
+    from coterie.protocols.membership import Policy
+    from coterie.runtime.node.founding import found_with_data
+
+    if admit not in ("founder", "any", "quorum") or expel not in ("founder", "quorum"):
+        raise SpecError(
+            f"--admit {admit} --expel {expel} is no policy",
+            where="command line",
+            remedy="--admit founder, any or quorum; --expel founder or quorum.",
+        )
+    policy = Policy(admit=admit, expel=expel, quorum=quorum, seats=seats, until=_moment(until))  # type: ignore[arg-type]
+    table = _table(listen, announce, join, contact, dht_listen, dht, private, data, part)
+    made = found_with_data(home, spec, table, name=name, policy=policy, identity=_identity(key))
+    success(f"federation   {made.table.federation}")
+    success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
+    success(f"home         {home}")
+    success(f"Next: coterie node --home {home}   and, while it runs: coterie federation invite --home {home}")
+
+
+@federation.command(epilog="Example: coterie federation invite --home a --days 3")
+def invite(
+    home: Home,
+    days: Annotated[float, typer.Option("--days", min=0.01, max=365, help="How long it is good for.")] = 7.0,
+    contact: Annotated[
+        list[str] | None,
+        typer.Option("--contact", metavar="HOST:PORT", help="Where newcomers reach the join port. Repeatable."),
+    ] = None,
+    replaces: Annotated[
+        str, typer.Option("--replaces", metavar="PEER", help="The member whose key is lost, which this one succeeds.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make an invitation for one newcomer: a text to send over a channel that both trust. The node must be running."""
+    answer = _ask(home, "invite", days=days, contacts=contact or [], replaces=replaces)
+    if as_json:
+        success(json.dumps(answer))
+        return
+    success(answer["invitation"])
+    typer.echo(
+        f"Good for one newcomer, for {days:g} days, at {', '.join(answer['contacts'])}. "
+        "Whoever has this text can join: send it over a channel you trust.",
+        err=True,
+    )
+
+
+@federation.command(epilog="Example: coterie federation join coterie1abc... --home b --data csv:/data/ward-7.csv")
+def join(
+    invitation: Annotated[str, typer.Argument(help="The invitation, or a file that holds it.", show_default=False)],
+    home: Home,
+    name: Name = "member",
+    listen: Listen = None,
+    announce: Announce = None,
+    join_port: JoinPort = None,
+    contact: Contact = None,
+    dht_listen: DhtListen = None,
+    dht: Dht = None,
+    private: Private = False,
+    data: Dataset = None,
+    part: Part = None,
+    key: Key = None,
+) -> None:
+    """Join a federation by an invitation, and make this node's home."""
+    from coterie.identity import short_name
+    from coterie.runtime.node.founding import join_federation, read_invitation
+
+    read = read_invitation(invitation)
+    table = _table(listen, announce, join_port, contact, dht_listen, dht, private, data, part)
+    made, joined = asyncio.run(join_federation(home, read, table, name=name, identity=_identity(key)))
+    success(f"federation   {made.table.federation}")
+    success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
+    success(f"members      {len(joined.membership.members)}")
+    success(f"home         {home}")
+    if joined.missing:
+        success(f"{joined.missing} more members must sign: coterie federation countersign {joined.admission.hex()}")
+    success(f"Next: coterie node --home {home}")
+
+
+@federation.command(epilog="Example: coterie federation status --home a")
+def status(home: Home, as_json: AsJson = False) -> None:
+    """Show how a running node sees its federation."""
+    found = _ask(home, "status")
+    if as_json:
+        success(json.dumps(found))
+        return
+    progress = f", round {found['round'] + 1} of {found['rounds']}" if found["rounds"] else ""
+    success(f"{found['federation_name']} ({found['federation'][:16]}): {found['state']}{progress}")
+    if found["why"]:
+        success(f"why          {found['why']}")
+    success(f"sent         {found['bytes_sent'] / 1e6:.1f} MB, received {found['bytes_received'] / 1e6:.1f} MB")
+    rows = [
+        (
+            member["name"],
+            member["peer"][:16],
+            "this node" if member["this"] else "connected" if member["connected"] else "not connected",
+            member["address"] or "-",
+            str(found["refused"].get(member["peer"], 0)),
+        )
+        for member in found["members"]
+    ]
+    grid(("member", "peer", "stands", "address", "refused"), rows)
+    for record, (signed, needed) in found["pending"].items():
+        success(f"waits for signatures: {record} has {signed} of {needed}")
+
+
+@federation.command(epilog="Example: coterie federation expel calm-otter-3fa9 --home a --reason 'key stolen'")
+def expel(
+    peer: Annotated[str, typer.Argument(help="Its name, short name or peer id.", show_default=False)],
+    home: Home,
+    reason: Annotated[str, typer.Option("--reason", help="Why; all members see it.")] = "",
+) -> None:
+    """Expel a member. Its connections are cut at every member that hears of it."""
+    answer = _ask(home, "expel", peer=peer, reason=reason)
+    done = "is expelled" if answer["expelled"] else "is expelled once enough members have signed"
+    success(f"{answer['peer'][:16]} {done}")
+
+
+@federation.command(epilog="Example: coterie federation countersign 5d0f... --home a")
+def countersign(
+    record: Annotated[str, typer.Argument(help="The record's id, as 'status' shows it.", show_default=False)],
+    home: Home,
+) -> None:
+    """Sign another member's admission or expulsion, where the policy wants a quorum."""
+    _ask(home, "countersign", record=record)
+    success("signed")
+
+
+def node(
+    home: Home,
+    as_json: Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do nothing; say what would leave this site, and to whom.")
+    ] = False,
+) -> None:
+    """Run a node until it is stopped with Ctrl-C or SIGTERM. It goes on from where it was, after a crash too."""
+    import torch
+
+    import coterie.runtime.catalog  # noqa: F401 - fills the registries
+    from coterie.runtime.node import logs
+    from coterie.runtime.node.daemon import run_node
+    from coterie.runtime.node.disclosure import disclosure
+
+    torch.set_num_threads(1)
+    if dry_run:
+        for line in disclosure(home):
+            success(line)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logs.begin(as_json=as_json)
+    run_node(home)
+
+
+def doctor(home: Home, as_json: AsJson = False) -> None:
+    """Check what a node needs - key, certificate, clock, ports, reachability, disk - and say what to mend.
+
+    Ends with status 1 where something must be mended.
+    """
+    from coterie.runtime.node.doctor import examine
+
+    found = examine(home)
+    if as_json:
+        success(json.dumps({"checks": [check.record() for check in found]}))
+    else:
+        grid(("check", "", "found", "what to do"), [(c.name, c.verdict, c.found, c.mend) for c in found])
+    if any(check.verdict == "bad" for check in found):
+        raise typer.Exit(1)
+
+
+def audit(
+    ledger: Annotated[Path, typer.Argument(help="A ledger file, or a folder that holds some.", show_default=False)],
+    genesis: Annotated[str, typer.Option("--genesis", help="The federation's id: 64 hexadecimal digits.")],
+    as_json: AsJson = False,
+) -> None:
+    """Verify a ledger offline: every signature, hash and chain, with nothing but the genesis hash.
+
+    Ends with status 1 where something is wrong, and names the first bad record.
+    """
+    from coterie.ledger import audit as verify
+    from coterie.ledger import describe
+
+    try:
+        wanted = bytes.fromhex(genesis)
+    except ValueError:
+        wanted = b""
+    if len(wanted) != 32:
+        raise LedgerError(
+            "not a genesis hash", where="--genesis", remedy="Give 64 hexadecimal digits, as 'federation status' shows."
+        )
+    files = sorted(ledger.rglob("ledger.sqlite")) if ledger.is_dir() else [ledger]
+    if not files:
+        raise LedgerError("there is no ledger.sqlite in it", where=str(ledger), remedy="Name a ledger file.")
+    found = [(path, verify(path, wanted)) for path in files]
+    if as_json:
+        rows = [{"path": str(path), "ok": one.fault is None, "report": describe(one)} for path, one in found]
+        success(json.dumps({"ledgers": rows}))
+    else:
+        for path, one in found:
+            success(f"{path}\n{describe(one)}")
+    if any(one.fault is not None for _, one in found):
+        raise typer.Exit(1)
+
+
+def _ask(home: Path, command: str, **content: Any) -> dict[str, Any]:
+    from coterie.runtime.node.control import call
+    from coterie.runtime.node.home import Home as Folder
+
+    if not (home / "node.toml").exists():
+        raise NodeError("this is no node's home", where=str(home), remedy="Make one: coterie federation init, or join.")
+    return call(Folder(home).socket, {"command": command, **content})
+
+
+def _table(
+    listen: str | None,
+    announce: str | None,
+    join: str | None,
+    contact: list[str] | None,
+    dht_listen: str | None,
+    dht: list[str] | None,
+    private: bool,
+    data: str | None,
+    part: int | None,
+) -> Any:
+    from pydantic import ValidationError
+
+    from coterie.registry import explain
+    from coterie.runtime.node.home import NodeTable
+
+    try:
+        return NodeTable(
+            listen=listen,
+            announce=announce,
+            join=join,
+            contacts=contact or [],
+            dht_listen=dht_listen,
+            dht=dht or [],
+            private_networks=private,
+            dataset=data,
+            part=part,
+        )
+    except ValidationError as error:
+        raise explain(error, "command line", NodeTable.model_fields) from None
+
+
+def _identity(key: Path | None) -> Any:
+    from coterie.identity import Identity
+
+    return None if key is None else Identity.load(key)
+
+
+def _moment(day: str | None) -> int | None:
+    """The end of a day in UTC, in ms since 1970."""
+    if day is None:
+        return None
+    try:
+        end = datetime.datetime.combine(datetime.date.fromisoformat(day), datetime.time.max, datetime.UTC)
+    except ValueError:
+        raise MembershipError(f"{day!r} is no day", where="--until", remedy="Write it as 2027-12-31.") from None
+    return int(end.timestamp() * 1000)

@@ -1,0 +1,43 @@
+"""``node --dry-run``: what would leave this site, how often, and to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import coterie.runtime.catalog  # noqa: F401 - fills the registries
+from coterie import data
+from coterie.runtime.node.charter import Charter
+from coterie.runtime.node.home import Home
+from coterie.runtime.work.runner import build_module
+from coterie.training.vector import VectorModule
+
+
+def disclosure(path: Path) -> Iterator[str]:
+    """Lines for the person in charge of this site's data. Raises what would keep the node from starting."""
+    home = Home(path)
+    table, spec = home.table, home.spec
+    charter = Charter(path, table.federation)
+    try:
+        members = list(charter.membership.members.values())
+    finally:
+        charter.close()
+    source = spec if table.dataset is None else spec.with_values({"data.dataset": table.dataset})
+    dataset = data.load(source.dataset, None)
+    layout = VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
+    others = [member.name for member in members if member.peer != home.identity.id]
+    yield f"federation   {spec.federation.name} ({table.federation[:16]}), protocol {spec.federation.protocol}"
+    yield f"data         {source.data.dataset}: read on this machine, and never sent"
+    yield (
+        f"sent         the whole model after each of {spec.federation.rounds} rounds: {layout.size:,} numbers, "
+        f"{4 * layout.size / 1e6:.2f} MB, in the clear to the members that pull it"
+    )
+    yield "             with each model, the number of training samples here"
+    yield f"to           {', '.join(others) or 'nobody yet'}; and to whoever is admitted later"
+    yield "signed       a record of each model's hash and round, kept in this site's ledger"
+    where = table.announce or table.listen
+    yield f"address      {where or 'none is announced: this node only dials out'}"
+    yield (
+        "not hidden   a model tells things about the data it was trained on. This protocol adds no noise and no "
+        "encryption against the members themselves"
+    )

@@ -1,0 +1,156 @@
+"""``coterie doctor``: what a node needs, looked at from outside and, where it runs, from inside."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from coterie.errors import CoterieError, NodeError
+from coterie.identity import short_name
+from coterie.runtime.node.charter import Charter
+from coterie.runtime.node.control import call
+from coterie.runtime.node.home import Home
+
+_LEAST_BYTES = 1 << 30
+_LEAST_DAYS = 14
+_SKEW_MS = 30_000
+"""Clocks may differ by so much before anybody is warned; records of an hour ahead are not taken."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """``verdict``: "good", "bad" or "unknown"; ``mend``: what to do."""
+
+    name: str
+    verdict: str
+    found: str
+    mend: str = ""
+
+    def record(self) -> dict[str, str]:
+        return {"name": self.name, "verdict": self.verdict, "found": self.found, "mend": self.mend}
+
+
+def examine(path: Path) -> list[Check]:
+    """All checks of a home. Raises NodeError where there is none."""
+    home = Home(path)
+    table = home.table
+    try:
+        status: dict[str, Any] | None = call(home.socket, {"command": "examine"}, seconds=60)
+    except NodeError:
+        status = None
+    checks = [
+        _try("key", lambda: f"{home.identity.id[:16]} ({short_name(home.identity.id)})"),
+        _try("certificate", lambda: _certificate(home)),
+        _try("ledger", lambda: _ledger(home))
+        if status is None
+        else Check("ledger", "good", "open in the running node"),
+        _try("spec", lambda: f"{home.spec.federation.name}, {home.spec.federation.protocol}"),
+        _disk(path),
+        Check("versions", "good", _versions()),
+    ]
+    if status is None:
+        checks.append(Check("node", "unknown", "not running", f"Start it: coterie node --home {path}"))
+        for what, address in (("listen", table.listen), ("join", table.join)):
+            if address is not None:
+                checks.append(_try(f"{what} port", partial(_free, address)))
+        return checks
+    return [*checks, *_from_inside(status)]
+
+
+def _from_inside(status: dict[str, Any]) -> Iterator[Check]:
+    state, why = status["state"], status["why"]
+    verdict = "bad" if state == "failed" else "good"
+    yield Check("node", verdict, f"{state}{': ' + why if why else ''}", "See its log." if verdict == "bad" else "")
+    others = [member for member in status["members"] if not member["this"]]
+    reached = sum(member["answers"] for member in others)
+    yield Check(
+        "members",
+        "good" if reached == len(others) else "bad",
+        f"{reached} of {len(others)} answer",
+        "" if reached == len(others) else "Are their nodes running? May this machine dial them, or they it?",
+    )
+    skews = [member["skew_ms"] for member in others if member["skew_ms"] is not None]
+    if skews:
+        middle = sorted(skews)[len(skews) // 2]
+        good = abs(middle) <= _SKEW_MS
+        yield Check(
+            "clock",
+            "good" if good else "bad",
+            f"{middle / 1000:+.1f} s off the others",
+            "" if good else "Set it: use NTP.",
+        )
+    else:
+        yield Check("clock", "unknown", "nobody to compare with")
+    reach = status["reachable"]
+    if reach is None:
+        yield Check("reachable", "unknown", "it only dials out, or nobody could be asked")
+    else:
+        mend = "Open the port in the firewall, or set announce in node.toml to where others reach it."
+        yield Check(
+            "reachable",
+            "good" if reach else "bad",
+            "from another member" if reach else "not from another member",
+            "" if reach else mend,
+        )
+
+
+def _try(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, "good", look())
+    except CoterieError as error:
+        return Check(name, "bad", f"{error.where}: {error.what}" if error.where else error.what, error.remedy)
+
+
+def _certificate(home: Home) -> str:
+    ends = home.transport.certificate.ends
+    days = (ends - datetime.datetime.now(datetime.UTC)).days
+    if days < _LEAST_DAYS:
+        raise NodeError(
+            f"it ends in {days} days",
+            where="transport.pem",
+            remedy="Restart the node: it makes and announces a new one.",
+        )
+    return f"good for {days} days"
+
+
+def _ledger(home: Home) -> str:
+    charter = Charter(home.path, home.table.federation)
+    try:
+        return f"{len(charter.membership.members)} members"
+    finally:
+        charter.close()
+
+
+def _disk(path: Path) -> Check:
+    free = shutil.disk_usage(path).free
+    mend = "" if free >= _LEAST_BYTES else "Make room: the ledger and the state grow with every round."
+    return Check("disk", "good" if free >= _LEAST_BYTES else "bad", f"{free / 1e9:.1f} GB free", mend)
+
+
+def _free(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise NodeError(
+                f"cannot be had: {error.strerror or error}",
+                where=address,
+                remedy="End the process that has it, or choose another address of this machine in node.toml.",
+            ) from None
+    return f"{address} is free"
+
+
+def _versions() -> str:
+    names = ("coterie", "grpcio", "torch", "cryptography")
+    return f"Python {platform.python_version()}, " + ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
