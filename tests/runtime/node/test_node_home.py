@@ -25,7 +25,7 @@ LAYOUT = "ab" * 32
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    return Home.create(tmp_path / "home", Identity.generate(), NodeTable(listen="127.0.0.1:0"), "[federation]\n")
+    return Home.create(tmp_path / "home", Identity.generate(), NodeTable(listen="127.0.0.1:0"))
 
 
 def test_a_home_keeps_its_secrets_to_itself(home: Home) -> None:
@@ -40,7 +40,7 @@ def test_a_home_keeps_its_secrets_to_itself(home: Home) -> None:
 
 def test_a_home_is_made_once(home: Home) -> None:
     with pytest.raises(NodeError, match="not empty"):
-        Home.create(home.path, Identity.generate(), NodeTable(), "")
+        Home.create(home.path, Identity.generate(), NodeTable())
 
 
 def test_one_process_at_a_time(home: Home) -> None:
@@ -80,7 +80,7 @@ def test_a_damaged_transport_key_is_named(home: Home, damage: Any) -> None:
 
 
 def test_a_transport_key_of_another_peer_is_refused(home: Home, tmp_path: Path) -> None:
-    other = Home.create(tmp_path / "other", Identity.generate(), NodeTable(), "")
+    other = Home.create(tmp_path / "other", Identity.generate(), NodeTable())
     (home.path / "transport.pem").write_bytes((other.path / "transport.pem").read_bytes())
     with pytest.raises(IdentityError, match="not signed"):
         home.transport  # noqa: B018

@@ -12,19 +12,20 @@ from coterie.errors import CoterieError
 from coterie.runtime.node import logs
 
 
-def main() -> None:
-    """Run the node of the home that is named. Exits with 2 or 1 for what keeps it from running."""
+def run(home: Path) -> int:
+    """Run the node of a home until it is stopped; its exit status. What keeps it from running goes to stderr."""
     torch.set_num_threads(1)
     logs.begin(as_json=os.environ.get("COTERIE_LOG") == "json")
     import coterie.runtime.catalog  # noqa: F401 - fills the registries
     from coterie.runtime.node.daemon import run_node
 
     try:
-        run_node(Path(sys.argv[1]))
+        run_node(home)
     except CoterieError as error:
         sys.stderr.write(f"{error}\n")
-        sys.exit(error.exit_status)
+        return error.exit_status
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(Path(sys.argv[1])))

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
+from coterie.errors import NodeError
+from coterie.identity import PeerId
 from coterie.runtime.node.charter import Charter
+from coterie.runtime.node.control import call
 from coterie.runtime.node.home import Home
 from coterie.runtime.work.runner import build_module
 from coterie.training.vector import VectorModule
@@ -17,15 +20,10 @@ def disclosure(path: Path) -> Iterator[str]:
     """Lines for the person in charge of this site's data. Raises what would keep the node from starting."""
     home = Home(path)
     table, spec = home.table, home.spec
-    charter = Charter(path, table.federation)
-    try:
-        members = list(charter.membership.members.values())
-    finally:
-        charter.close()
+    others = [name for peer, name in _members(home).items() if peer != home.identity.id]
     source = spec if table.dataset is None else spec.with_values({"data.dataset": table.dataset})
     dataset = data.load(source.dataset, None)
     layout = VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
-    others = [member.name for member in members if member.peer != home.identity.id]
     yield f"federation   {spec.federation.name} ({table.federation[:16]}), protocol {spec.federation.protocol}"
     yield f"data         {source.data.dataset}: read on this machine, and never sent"
     yield (
@@ -41,3 +39,16 @@ def disclosure(path: Path) -> Iterator[str]:
         "not hidden   a model tells things about the data it was trained on. This protocol adds no noise and no "
         "encryption against the members themselves"
     )
+
+
+def _members(home: Home) -> dict[PeerId, str]:
+    """Peer ids and names, from the running node, or from the ledger where none runs."""
+    try:
+        return {member["peer"]: member["name"] for member in call(home.socket, {"command": "status"})["members"]}
+    except NodeError:
+        pass
+    charter = Charter(home.path, home.table.federation)
+    try:
+        return {peer: member.name for peer, member in charter.membership.members.items()}
+    finally:
+        charter.close()

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie.errors import CoterieError, NodeError
 from coterie.identity import short_name
 from coterie.runtime.node.charter import Charter

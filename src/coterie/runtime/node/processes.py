@@ -7,11 +7,9 @@ talk over TLS on loopback, as they would between machines. A node whose process 
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import statistics
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from coterie.identity import PeerId
 from coterie.runtime.node.control import call
 from coterie.runtime.node.founding import found_run
 from coterie.runtime.node.home import Home
+from coterie.runtime.node.nursery import ForkedNode, Nursery
 from coterie.runtime.results import PeerMetrics, RunDirectory, parse_records, summary
 from coterie.runtime.work.placement import place
 from coterie.runtime.work.runner import build_module
@@ -49,7 +48,8 @@ class NodeProcess:
     """Of the peer in the run's figures."""
     attacker: bool
     home: Home
-    process: subprocess.Popen[bytes] | None = None
+    nursery: Nursery
+    process: ForkedNode | None = None
     starts: int = 0
     read: int = 0
     """Bytes of its ``metrics.jsonl`` that have been taken in."""
@@ -57,15 +57,7 @@ class NodeProcess:
 
     def start(self) -> None:
         self.starts += 1
-        with (self.home.path / "node.log").open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                [sys.executable, "-P", "-m", "coterie.runtime.node", str(self.home.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                process_group=0,  # Ctrl-C is the parent's to handle
-            )
+        self.process = self.nursery.start(self.home.path)
 
     @property
     def running(self) -> bool:
@@ -112,52 +104,58 @@ class Processes:
         self.topology = parts.topology
         folders = [folder / name for name in parts.ids]
         homes = found_run(folders, spec, layout, parts.ids, parts.numbers)
-        self._nodes = [
-            NodeProcess(index, home.identity.id, name, name in parts.attackers, home)
+        self._nursery = Nursery()
+        self.nodes = [
+            NodeProcess(index, home.identity.id, name, name in parts.attackers, home, self._nursery)
             for index, (home, name) in enumerate(zip(homes, parts.ids, strict=True))
         ]
         self._stop = stop
         self._on_record, self._on_round = on_record, on_round
-        self._names = {node.peer: node.name for node in self._nodes}
+        self._names = {node.peer: node.name for node in self.nodes}
         self._seen: dict[int, list[PeerMetrics]] = {}
 
     @property
     def count(self) -> int:
         """How many nodes there are."""
-        return len(self._nodes)
+        return len(self.nodes)
 
     def run(self) -> None:
         """To the end of the last node's protocol. Raises RunError where a node fails or ends again and again."""
         try:
-            for node in self._nodes:
+            for node in self.nodes:
                 node.start()
-            for node in self._nodes:
+            for node in self.nodes:
                 self._wait_until_it_answers(node)
-            self._introduce()
-            while not all(node.state == "done" for node in self._nodes):
+            self.introduce()
+            while not all(node.state == "done" for node in self.nodes):
                 if self._stop.is_set():
                     raise KeyboardInterrupt
                 time.sleep(_POLL)
-                for node in self._nodes:
+                for node in self.nodes:
                     self._look_at(node)
-            for node in self._nodes:
+            for node in self.nodes:
                 self._take_in(node)
         finally:
             deadline = time.monotonic() + 10
-            for node in self._nodes:
+            for node in self.nodes:
                 if node.running and node.process is not None:
                     node.process.send_signal(signal.SIGTERM)
-            for node in self._nodes:
+            for node in self.nodes:
                 node.stop(deadline)
+            self.close()
+
+    def close(self) -> None:
+        """No node is started any more."""
+        self._nursery.close()
 
     def outcome(self) -> dict[str, Any]:
         """Figures of the honest peers' final models, on the whole test set."""
-        honest = [node for node in self._nodes if not node.attacker]
+        honest = [node for node in self.nodes if not node.attacker]
         found = [RunDirectory(node.home.path).result for node in honest]
         digest = hashlib.sha256()
         for node in honest:
             digest.update((node.home.path / "final.f32").read_bytes())
-        sent = [RunDirectory(node.home.path).result for node in self._nodes]
+        sent = [RunDirectory(node.home.path).result for node in self.nodes]
         rates = [one.attack_rate for one in found if one.attack_rate is not None]
         areas = [one.metrics["auc"] for one in found if "auc" in one.metrics]
         return {
@@ -171,7 +169,7 @@ class Processes:
 
     def models(self, most: int) -> dict[PeerId, Path]:
         """Files of the honest peers' final models, of the first ``most`` of them."""
-        honest = [node for node in self._nodes if not node.attacker]
+        honest = [node for node in self.nodes if not node.attacker]
         return {node.name: node.home.path / "models" / "final.safetensors" for node in honest[:most]}
 
     def _wait_until_it_answers(self, node: NodeProcess) -> None:
@@ -187,10 +185,10 @@ class Processes:
             raise KeyboardInterrupt
         raise self._failed(node, "did not start")
 
-    def _introduce(self) -> None:
+    def introduce(self) -> None:
         """Tell every node where the others listen."""
-        addresses = {node.peer: f"127.0.0.1:{node.ask('status')['port']}" for node in self._nodes}
-        for node in self._nodes:
+        addresses = {node.peer: f"127.0.0.1:{node.ask('status')['port']}" for node in self.nodes}
+        for node in self.nodes:
             node.ask("addresses", addresses=addresses)
 
     def _look_at(self, node: NodeProcess) -> None:
@@ -201,7 +199,7 @@ class Processes:
                 raise self._failed(node, f"ended {node.starts} times")
             node.start()
             self._wait_until_it_answers(node)
-            self._introduce()
+            self.introduce()
         try:
             status = node.ask("status")
         except NodeError:
@@ -231,7 +229,7 @@ class Processes:
             return
         self._on_record(record)
         seen.append(record)
-        if len(seen) == len(self._nodes):
+        if len(seen) == len(self.nodes):
             accuracies = [one.accuracy for one in seen if not one.attacker]
             self._on_round(record.round, accuracies, sum(one.bytes_sent for one in seen))
 

@@ -1,0 +1,125 @@
+"""Real nodes for tests: homes, processes, and waiting for what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import coterie.runtime.catalog  # noqa: F401 - fills the registries
+from coterie import data
+from coterie import spec as specs
+from coterie.errors import NodeError
+from coterie.ledger import LedgerStore, Record, audit
+from coterie.runtime.node.processes import NodeProcess, Processes
+
+DEADLINE = 120.0
+
+
+def wait_until(what: str, condition: Callable[[], Any], seconds: float = DEADLINE) -> Any:
+    """What ``condition`` gives, once that is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+class Federation:
+    """Nodes of one spec on this machine."""
+
+    def __init__(self, spec: specs.Spec, folder: Path) -> None:
+        self.spec = spec
+        dataset = data.load(spec.dataset, None)
+        self.watched = Processes(spec, dataset, folder, lambda _: None, lambda *_: None, stop_never())
+        self.nodes: list[NodeProcess] = self.watched.nodes
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.start()
+        self.introduce()
+
+    def introduce(self) -> None:
+        """Wait until all answer, and tell each where the others are."""
+        for node in self.nodes:
+            wait_until(f"{node.name} answers", lambda node=node: self.status(node))
+        self.watched.introduce()
+
+    def restart(self, node: NodeProcess) -> None:
+        node.start()
+        self.introduce()
+
+    def status(self, node: NodeProcess) -> dict[str, Any]:
+        """What it says of itself; nothing where it does not answer."""
+        assert node.running, node.last_words
+        try:
+            return node.ask("status")
+        except NodeError:
+            return {}
+
+    def wait_for_round(self, node: NodeProcess, round: int) -> None:
+        wait_until(f"round {round} at {node.name}", lambda: self.status(node).get("round", -1) >= round)
+
+    def wait_until_done(self) -> None:
+        for node in self.nodes:
+            wait_until(f"{node.name} is done", lambda node=node: self._done(node))
+
+    def _done(self, node: NodeProcess) -> bool:
+        status = self.status(node)
+        assert status.get("state") != "failed", f"{status['why']}\n{node.last_words}"
+        return status.get("state") == "done"
+
+    def accuracy(self, node: NodeProcess) -> float:
+        return float(json.loads((node.home.path / "result.json").read_text())["accuracy"]["mean"])
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            if node.running and node.process is not None:
+                node.process.send_signal(signal.SIGCONT)
+                node.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        for node in self.nodes:
+            node.stop(deadline)
+        self.watched.close()
+
+    def records(self, node: NodeProcess) -> list[Record]:
+        """The records of a stopped node's own chain, after an audit of its ledger."""
+        path, genesis = node.home.path / "ledger.sqlite", bytes.fromhex(node.home.table.federation)
+        found = audit(path, genesis)
+        assert found.fault is None, found.fault
+        with LedgerStore(path, genesis) as store:
+            blocks = []
+            while more := store.blocks(node.peer, len(blocks)):
+                blocks += more
+        return [Record.decode(data) for full in blocks for data in full.records]
+
+
+def kill(node: NodeProcess) -> None:
+    """SIGKILL, and gone."""
+    assert node.process is not None
+    os.kill(node.process.pid, signal.SIGKILL)
+    node.process.wait()
+
+
+@contextmanager
+def federation(folder: Path, **sets: Any) -> Iterator[Federation]:
+    """A federation that has not been started; it is stopped at the end, whatever happens."""
+    keys = {"federation.peers": 4, "federation.rounds": 40, "model.name": "softmax", **sets}
+    made = Federation(specs.load(None, ()).with_values(keys), folder)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def stop_never() -> Any:
+    import threading
+
+    return threading.Event()
