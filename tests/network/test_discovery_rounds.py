@@ -303,7 +303,7 @@ def test_signed_anew_each_day_with_a_higher_number_than_any_seen():
 
 def test_a_peer_that_moved_is_found_in_the_table():
     table, found, rendezvous = Table(), [], Rendezvous(GENESIS)
-    discovery = make(dht=table, found=found, limits=DiscoveryLimits(news_seconds=0.0))
+    discovery = make(dht=table, found=found, limits=DiscoveryLimits(offer_seconds=0.0))
     old, moved = announcement(1, 5, sequence=3), announcement(1, 6, sequence=4)
     discovery.told(BERT, Addresses((old.encode(),), ()))
     where = (old.dht_key, rendezvous.salt(old.dht_key))
