@@ -6,6 +6,7 @@ All nodes but the first know one contact, the first. Timed, from the moment the 
 - found:    the first node is killed (SIGKILL), then one more starts that knows only another contact: until all that
             live have found the newcomer
 - finds:    until the newcomer has found all that live
+- later:    20 s after that kill one more starts: until all that live have found it. The tables know of the dead by now
 - return:   another node is killed and starts again from its saved table, its contact being dead: until it has found
             all that live
 
@@ -30,11 +31,12 @@ from coterie.identity import Identity, PeerId
 from coterie.network.discovery import Address, AddressBook, Dht, Discovery
 
 GENESIS = b"benchmark of discovery".ljust(32)
-PARTS = ("all", "found", "finds", "return")
+PARTS = ("all", "found", "finds", "later", "return")
 FIRST_PORT = 20_000
 DEADLINE = 120.0
 SAVED = 8.0
 """Seconds after which a node has saved its table at least once."""
+LATER = 20.0
 
 
 async def live(number: int, contact: str, state: Path, parent: Connection) -> None:
@@ -130,6 +132,7 @@ def turn(count: int, folder: Path) -> list[float]:
         time.sleep(max(0.0, SAVED - seconds[0]))
 
         living.pop(0).kill()
+        killed = time.monotonic()
         newcomer = Node(count, f"127.0.0.1:{living[1].port}", folder)
         time.sleep(0.5)
         began = time.monotonic()
@@ -137,11 +140,20 @@ def turn(count: int, folder: Path) -> list[float]:
         found = until(living, [newcomer])
         finds = until([newcomer], living)
         seconds += [found - began, finds - began]
+        living.append(newcomer)
+
+        time.sleep(max(0.0, killed + LATER - time.monotonic()))
+        late = Node(count + 1, f"127.0.0.1:{living[1].port}", folder)
+        time.sleep(0.5)
+        began = time.monotonic()
+        late.begin()
+        seconds.append(until(living, [late]) - began)
+        living.append(late)
 
         living.pop(0).kill()
         again = Node(1, contact, folder)
         time.sleep(0.5)
-        living += [newcomer, again]
+        living.append(again)
         began = time.monotonic()
         again.begin()
         seconds.append(until([again], living) - began)

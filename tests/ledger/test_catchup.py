@@ -123,6 +123,12 @@ def test_a_mutated_answer_is_refused(position, place):
         take(Chains(ann=3), [FullBlock.decode(data) for data in answer], GENESIS, MEMBERS)
 
 
+def test_a_block_of_another_federation_is_called_that_at_any_height():
+    for height in (0, 2, 3):
+        with pytest.raises(LedgerError, match="another federation"):
+            take(Chains(ann=3), chain(ANN, 4, genesis=OTHER_GENESIS)[height:], GENESIS, MEMBERS)
+
+
 def test_limits_of_an_answer():
     with pytest.raises(LedgerError, match="at most"):
         take(Chains(), ANNS[:1] * (MOST_BATCH_BLOCKS + 1), GENESIS, MEMBERS)

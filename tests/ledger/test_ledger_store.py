@@ -9,7 +9,7 @@ import pytest
 from ledger_worlds import ANN, BOB, EVE, GENESIS, GENESIS_RECORD, MEMBERS, OTHER_GENESIS, chain, filled
 
 from coterie.errors import LedgerError
-from coterie.ledger import Block, FullBlock, Head, LedgerStore, Record
+from coterie.ledger import Block, FullBlock, Head, LedgerStore, Record, tables
 from coterie.ledger.catchup import MOST_BATCH_BLOCKS, MOST_BATCH_BYTES
 
 ANNS, BOBS = chain(ANN, 8, per_block=3), chain(BOB, 5)
@@ -85,6 +85,24 @@ def test_a_block_that_does_not_fit_leaves_no_trace(store):
     store.append(ANNS[1])
 
 
+def test_an_interrupted_append_leaves_no_trace(path, monkeypatch):
+    def interrupted(*arguments):
+        write_block(*arguments)
+        raise KeyboardInterrupt
+
+    write_block = tables.write_block
+    with LedgerStore(path, GENESIS) as store:
+        store.append(ANNS[0])
+        monkeypatch.setattr(tables, "write_block", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.append(ANNS[1])
+        monkeypatch.undo()
+        assert store.blocks(ANN.id) == ANNS[:1]
+        assert store.append(ANNS[1]) == store.head(ANN.id)
+    with LedgerStore(path, GENESIS) as store:
+        assert store.blocks(ANN.id) == ANNS[:2]
+
+
 def test_records_are_found_by_their_id_with_proof(store):
     store.receive(ANNS + BOBS, MEMBERS)
     for full in (ANNS[0], ANNS[5], BOBS[4]):
@@ -97,6 +115,20 @@ def test_records_are_found_by_their_id_with_proof(store):
     assert store.record(bytes(32)) is None
     with pytest.raises(LedgerError, match="in no block"):
         store.proof(bytes(32))
+
+
+def test_a_record_that_is_not_in_its_place_is_not_given_out(store):
+    store.receive(ANNS, MEMBERS)
+    record = Record.decode(ANNS[3].records[1])
+    for place in ("position = 0", "position = 7", "position = -1", "position = 'x'", "block = 1"):
+        store._db.execute("BEGIN")
+        store._db.execute(f"UPDATE places SET {place} WHERE id = ?", (record.id,))  # noqa: S608
+        for question in (store.record, store.proof):
+            with pytest.raises(LedgerError, match="not in its place") as caught:
+                question(record.id)
+            assert "again" in caught.value.remedy
+        store._db.execute("ROLLBACK")
+    assert store.record(record.id) == record
 
 
 def test_a_record_that_is_in_two_blocks_is_proved_by_the_first(store):
@@ -129,8 +161,10 @@ def test_records_outside_chains(path):
 
 
 def test_a_loose_record_is_checked(store):
-    with pytest.raises(LedgerError):
-        store.put_record(msgspec.structs.replace(GENESIS_RECORD, time=77))
+    note = Record.make(ANN, "note", {}, time=5)
+    for bad in ({"time": 6}, {"author": BOB.id}, {"kind": "NOTE"}, {"signature": bytes(64)}):
+        with pytest.raises(LedgerError):
+            store.put_record(msgspec.structs.replace(note, **bad))
     with pytest.raises(LedgerError, match="another federation"):
         store.put_record(Record.make(EVE, "genesis", {}, time=1))
     assert everything(store) == ({}, [])
@@ -178,6 +212,8 @@ def test_other_files_are_refused_and_not_touched(path):
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE photographs (name)")
     db.close()
+    with pytest.raises(LedgerError, match="another program's database"):
+        LedgerStore(path, GENESIS)
     for content in (path.read_bytes(), b"", b"x", b"a poem of no great length\n" * 999, bytes(8192)):
         path.write_bytes(content)
         with pytest.raises(LedgerError) as caught:

@@ -66,15 +66,16 @@ def test_announced_and_found():
             for number, n in enumerate(nodes):
                 n.announce(HASH, 4001 + number)
                 wanted.add(Address.of("127.0.0.1", 4001 + number))
-            for n in nodes:
-                found = set()
+            found = [set() for _ in nodes]
 
-                async def all_found(n=n, found=found):
-                    found |= await n.find(HASH, 0.3)
-                    return found >= wanted
+            async def all_found():
+                answers = await asyncio.gather(*(n.find(HASH, 0.2) for n in nodes))
+                for seen, answer in zip(found, answers, strict=True):
+                    seen |= answer
+                return all(seen >= wanted for seen in found)
 
-                await until(all_found)
-                assert found == wanted
+            await until(all_found)
+            assert found == [wanted] * 4
             assert await nodes[0].find(b"i" * 20, 0.2) == set()
             with pytest.raises(NetworkError):
                 nodes[0].announce(HASH, 0)

@@ -59,6 +59,7 @@ class LedgerStore:
         """Let the file go. Calling it again does nothing."""
         if self._lock >= 0:
             self._db.close()
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing would not do where a forked process has it too
             os.close(self._lock)
             self._lock = -1
 

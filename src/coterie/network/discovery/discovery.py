@@ -5,10 +5,10 @@ with, the dialler goes on through ``book.candidates(peer)``. ``found(address, No
 knows whose it is; those are offered again, ever more rarely. ``dialled`` tells what came of it.
 
 Threat model. Addresses come from whoever likes to lie. A liar can cost failed dials: a peer is offered once in
-``news_seconds`` at most, and of addresses without an owner so many are kept and so many offered in a minute. A liar who
-holds the table around the federation's hash can keep two peers from finding each other there; contacts and the members'
-word are other ways. Whoever is dialled on a liar's word sees this node's IP address and the first bytes of TLS. What
-members tell is believed of members alone.
+``offer_seconds`` at most, and of addresses without an owner so many are kept and so many offered in a minute. A liar
+who holds the table around the federation's hash can keep two peers from finding each other there; contacts and the
+members' word are other ways. Whoever is dialled on a liar's word sees this node's IP address and the first bytes of
+TLS. What members tell is believed of members alone.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ _log = logging.getLogger(__name__)
 class DiscoveryLimits:
     first_seconds: float = 0.25
     """Between the first two rounds; each wait is twice the one before."""
-    news_seconds: float = 5.0
-    """The longest wait after a round that brought something new. A peer is offered once in that time at most."""
-    most_seconds: float = 300.0
-    """The longest wait."""
+    news_seconds: float = 1.0
+    """The longest wait after a round that brought something new."""
+    offer_seconds: float = 5.0
+    """A peer is offered once in that time at most, however often something new is said of it."""
+    most_seconds: float = 60.0
+    """The longest wait. The nodes that store a newcomer's announcement know it at once, all others by then."""
     announce_seconds: float = 900.0
     """Until the endpoints are announced again; the table forgets them after half an hour."""
     renew_seconds: float = 86400.0
@@ -283,7 +285,7 @@ class Discovery:
         if peer == self._identity.id or all(entry.offered for entry in entries.values()):
             return
         self._news = True
-        if now - self._offered.get(peer, -math.inf) >= self.limits.news_seconds:
+        if now - self._offered.get(peer, -math.inf) >= self.limits.offer_seconds:
             self._offered[peer] = now
             for entry in entries.values():
                 entry.offered = True

@@ -45,7 +45,9 @@ def settings_for(private_networks: bool, read_only: bool, upload_bytes_per_secon
 
     ``private_networks`` drops what protects a table on the internet from one who has few addresses: one node an IP
     address in a bucket and in a search (``dht_restrict_*``), node ids bound to the address (BEP 42), and the limit of
-    queries an address. ``read_only``: the node asks and is not asked (BEP 43), for one that cannot be reached.
+    queries an address. There, too, a node is dropped after its second silence instead of its twentieth: look-ups wait
+    for the dead, and in a small table each of them is asked each time. ``read_only``: the node asks and is not asked
+    (BEP 43), for one that cannot be reached.
     """
     category = libtorrent().alert.category_t
     alerts = category.dht_notification | category.dht_operation_notification
@@ -70,6 +72,7 @@ def settings_for(private_networks: bool, read_only: bool, upload_bytes_per_secon
         "dht_ignore_dark_internet": guarded,
         "dht_prefer_verified_node_ids": guarded,
         "dht_block_ratelimit": 5 if guarded else 1000,
+        "dht_max_fail_count": 20 if guarded else 2,
         "dht_upload_rate_limit": upload_bytes_per_second,
     }
 
