@@ -1,0 +1,199 @@
+"""Joining: what a newcomer asks at an inviter's join port, and what it is answered.
+
+    newcomer -> inviter   JoinRequest: id, certificate, name, consent, proof of the invitation, signature
+    inviter -> newcomer   Refused, or Welcome: genesis, the newcomer's admission, and the records in pieces
+
+The join port is TLS whose server certificate the invitation pins; the newcomer has no certificate there. The proof is
+a signature by the invitation's key over federation, inviter, invitation, certificate, name, newcomer and a nonce: it is
+worth nothing for another key or certificate. The newcomer's own signature covers the whole request.
+
+Where the policy needs more signatures, ``Welcome.missing`` says how many, and the newcomer asks again later.
+
+Threat model. *Anybody* can reach the port: without a proof it gets one and the same refusal, whatever is wrong, and
+after ``MOST_FAILURES`` of them a minute its address is not listened to; a secret of 128 bits is not guessed. *A thief
+of the text* can use it first, under its own key, and the rightful newcomer is then told so; not after it was used. *A
+network attacker* can delay or cut off the conversation; what he repeats is answered the same to the key that asked, and
+TLS keeps the answer from him. *A malicious inviter* can refuse, admit late, or withhold newer records, such as an
+expulsion: the newcomer hears of these from the first honest member it meets. It cannot forge records, show another
+federation than that of the invitation, or admit the newcomer under another name or certificate. *A malicious newcomer*
+is a member once admitted, and bound by what members can do (``replay``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+
+from coterie.errors import CoterieError
+from coterie.identity import Identity, verify
+from coterie.protocols.membership.book import Book
+from coterie.protocols.membership.graph import Node
+from coterie.protocols.membership.issued import Issued, Issues
+from coterie.protocols.membership.join_messages import (
+    MOST_ANSWER_BYTES,
+    MOST_REQUEST_BYTES,
+    JoinRequest,
+    Refused,
+    Welcome,
+    claim_of,
+    encoder,
+    requests,
+    signed_part,
+)
+from coterie.protocols.membership.records import Admission, Succession
+
+MOST_FAILURES = 10
+"""Of one address in ``_WINDOW_MS``; more are refused unread."""
+_WINDOW_MS = 60_000
+_MOST_ADDRESSES = 4096
+_PIECE_BYTES = MOST_ANSWER_BYTES // 2
+_REFUSED = "refused"
+"""All that is said to one who has not proved that it holds an invitation."""
+_log = logging.getLogger(__name__)
+
+
+class _Refusal(Exception):
+    """Ends a request: what the newcomer is told, and what the log."""
+
+    def __init__(self, told: str, logged: str) -> None:
+        super().__init__(logged)
+        self.told = told
+
+
+class Host:
+    """An inviter's side of the conversation: ``answer`` is what its join port calls."""
+
+    def __init__(self, identity: Identity, book: Book, issues: Issues, now: Callable[[], int]) -> None:
+        self.identity, self.book, self.issues, self._now = identity, book, issues, now
+        self._failures = _Failures(now)
+
+    async def answer(self, data: bytes, address: str) -> bytes:
+        """The answer to a request that came from ``address`` (``host:port``). Never raises for what is in ``data``."""
+        host = address.rpartition(":")[0] or address
+        if self._failures.too_many(host):
+            _log.warning("join refused: too many failures from %s", host)
+            return encoder.encode(Refused(_REFUSED))
+        try:
+            return encoder.encode(self._answer(data))
+        except _Refusal as refusal:
+            self._failures.count(host)
+            _log.warning("join refused: %s, from %s", refusal, host)
+            return encoder.encode(Refused(refusal.told[:300]))
+
+    def _answer(self, data: bytes) -> Welcome:
+        request, entry = self._proved(data)
+        if entry.used_by not in ("", request.peer):
+            told = "the invitation was used by another key"
+            raise _Refusal(told, f"{told}: {entry.used_by[:12]}, not {request.peer[:12]}")
+        node = self._admission(request)
+        if node is None:
+            node = self._admit(request, entry)
+        return self._welcome(request, node)
+
+    def _proved(self, data: bytes) -> tuple[JoinRequest, Issued]:
+        """The request, if it proves that its sender holds an invitation of this peer's."""
+        if len(data) > MOST_REQUEST_BYTES:
+            raise _Refusal(_REFUSED, f"{len(data)} bytes are no request")
+        try:
+            request = requests.decode(data)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise _Refusal(_REFUSED, f"not a request: {error}") from None
+        if request.federation != self.book.federation:
+            raise _Refusal(_REFUSED, "an invitation of another federation")
+        entry = self.issues.find(request.invitation.hex())
+        if entry is None:
+            raise _Refusal(_REFUSED, "an invitation that was never issued here, or ended")
+        if not verify(entry.key, "invitation", claim_of(request, self.identity.id), request.proof):
+            raise _Refusal(_REFUSED, "the proof of the invitation is wrong")
+        if not verify(request.peer, "join request", signed_part(request), request.signature):
+            raise _Refusal(_REFUSED, "the request is not signed by the newcomer")
+        return request, entry
+
+    def _admission(self, request: JoinRequest) -> Node | None:
+        """The record that admitted the newcomer by this invitation, if there is one."""
+        wanted = self.identity.id, request.peer, request.invitation
+        for node in self.book.replay.graph.nodes:
+            deed = node.deed
+            if isinstance(deed, Admission | Succession) and (node.author, deed.peer, deed.invitation) == wanted:
+                return node
+        return None
+
+    def _admit(self, request: JoinRequest, entry: Issued) -> Node:
+        """Sign the admission. The invitation is marked as used before anything can go out."""
+        if entry.expires < self._now():
+            raise _Refusal("the invitation has ended", f"the invitation has ended, for {request.peer[:12]}")
+        try:
+            record = self.book.draft(self.identity, self._deed(request, entry))
+        except CoterieError as error:
+            raise _Refusal(error.what, f"{error.what}, for {request.peer[:12]}") from None
+        self.issues.use(entry, request.peer)
+        self.book.add(record)
+        _log.info("admitted %s (%s)", request.peer, request.name)
+        return self.book.replay.graph.by_id[record.id]
+
+    def _deed(self, request: JoinRequest, entry: Issued) -> Admission | Succession:
+        if entry.replaces:
+            return Succession(
+                old=entry.replaces,
+                peer=request.peer,
+                certificate=request.certificate,
+                binding=request.binding,
+                name=request.name,
+                consent=request.consent,
+                invitation=request.invitation,
+                expires=entry.expires,
+            )
+        return Admission(
+            peer=request.peer,
+            certificate=request.certificate,
+            binding=request.binding,
+            name=request.name,
+            stake=self.book.replay.genesis.stake_of(request.peer),
+            consent=request.consent,
+            invitation=request.invitation,
+            expires=entry.expires,
+        )
+
+    def _welcome(self, request: JoinRequest, node: Node) -> Welcome:
+        membership = self.book.membership
+        pending = membership.pending.get(node.id)
+        if pending is None and not membership.is_member(request.peer):
+            reason = membership.rejected.get(node.id, "that peer is no longer a member")
+            raise _Refusal(reason, f"{reason}: {request.peer[:12]}")
+        records, room = [], _PIECE_BYTES
+        for found in self.book.log(request.start, self.book.size):
+            data = found.record.encode()
+            room -= len(data)
+            if room < 0:
+                break
+            records.append(data)
+        return Welcome(
+            genesis=self.book.replay.graph.genesis.encode(),
+            admission=node.id,
+            missing=pending.needed - pending.signed if pending else 0,
+            start=request.start,
+            total=self.book.size,
+            records=records,
+        )
+
+
+class _Failures:
+    """How often each address has failed lately."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        self._of: OrderedDict[str, list[int]] = OrderedDict()
+
+    def too_many(self, host: str) -> bool:
+        since = self._now() - _WINDOW_MS
+        times = [time for time in self._of.get(host, ()) if time > since]
+        return len(times) >= MOST_FAILURES
+
+    def count(self, host: str) -> None:
+        times = self._of.pop(host, [])
+        self._of[host] = [*times, self._now()][-MOST_FAILURES:]
+        if len(self._of) > _MOST_ADDRESSES:
+            self._of.popitem(last=False)

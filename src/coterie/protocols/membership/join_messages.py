@@ -1,0 +1,67 @@
+"""What newcomer and inviter say to each other at the join port. Both sides hold the other's bytes to be hostile."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from coterie.identity import Certificate, PeerId
+from coterie.ledger.records import MOST_BYTES
+from coterie.protocols.membership.book import MOST_RECORDS
+from coterie.protocols.membership.policy import Id
+from coterie.protocols.membership.records import Der, Hash, Name, Signature
+
+MOST_REQUEST_BYTES = 1 << 14
+MOST_ANSWER_BYTES = 1 << 20
+
+
+class JoinRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """What a newcomer asks. ``start``: how many records it has from earlier answers."""
+
+    federation: Hash
+    invitation: Hash
+    """The invitation's public key."""
+    peer: Id
+    certificate: Der
+    binding: Signature
+    name: Name
+    consent: Signature
+    nonce: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    proof: Signature
+    """By the invitation's key."""
+    start: Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
+    signature: Signature
+    """By the newcomer, over all the rest."""
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    reason: Annotated[str, msgspec.Meta(max_length=300)]
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """``records`` are numbers ``start`` and following of ``total``, each after those it follows."""
+
+    genesis: Annotated[bytes, msgspec.Meta(max_length=2 * MOST_BYTES)]
+    admission: Hash
+    missing: Annotated[int, msgspec.Meta(ge=0)]
+    """Signatures that the admission still needs."""
+    start: Annotated[int, msgspec.Meta(ge=0)]
+    total: Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
+    records: Annotated[list[bytes], msgspec.Meta(max_length=MOST_RECORDS)]
+
+
+def claim_of(request: JoinRequest, inviter: PeerId) -> bytes:
+    """What the invitation's key signs."""
+    fingerprint = Certificate(request.peer, request.certificate, request.binding).fingerprint
+    parts = (request.federation, inviter, request.invitation, request.peer, fingerprint, request.name, request.nonce)
+    return encoder.encode(parts)
+
+
+def signed_part(request: JoinRequest) -> bytes:
+    return encoder.encode(msgspec.structs.replace(request, signature=bytes(64)))
+
+
+encoder = msgspec.msgpack.Encoder()
+requests = msgspec.msgpack.Decoder(JoinRequest)
+answers: msgspec.msgpack.Decoder[Refused | Welcome] = msgspec.msgpack.Decoder(Refused | Welcome)
