@@ -113,9 +113,9 @@ class History:
     def countersign(self, author: Person, record: Record, *parents: Record) -> Record:
         return self.sign(author, Countersignature(record=record.id), *parents)
 
-    def renew(self, who: Person, *parents: Record, certificate=None) -> Record:
+    def renew(self, who: Person, *parents: Record, certificate=None, time=None) -> Record:
         certificate = certificate or TransportKey.new(who.identity).certificate
-        return self.sign(who, Renewal(certificate=certificate.der, binding=certificate.signature), *parents)
+        return self.sign(who, Renewal(certificate=certificate.der, binding=certificate.signature), *parents, time=time)
 
     def admission(self, host: Person, newcomer: Person, **changes) -> Admission:
         return msgspec.structs.replace(

@@ -1,5 +1,7 @@
 """Replay, rule by rule: who is in, who is out, and why a record does not count."""
 
+import itertools
+
 import pytest
 from membership_world import START, History, Person, people, person
 
@@ -61,7 +63,7 @@ def test_where_any_may_admit_guests_may_bring_guests_but_have_no_vote():
 def test_a_line_of_sponsors_has_an_end():
     lab = history(admit="any")
     line = [ANN, *(person(f"guest-{n}") for n in range(MOST_SPONSORS + 2))]
-    records = [lab.admit(host, guest) for host, guest in zip(line, line[1:], strict=False)]
+    records = [lab.admit(host, guest) for host, guest in itertools.pairwise(line)]
     assert len(lab.membership.members) == len(line) - 1
     assert "sponsors away" in lab.why(records[-1])
 
