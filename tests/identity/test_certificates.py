@@ -28,7 +28,7 @@ def bound(der: bytes, identity: Identity = ALICE) -> Certificate:
 
 def made(
     *, ca=False, path=None, san=None, common=None, key=None, signer=None, critical=True, extra=None, serial=7,
-    usage=None, digest=None, issuer=None, without=(), starts=NOW,
+    usage=None, digest=None, issuer=None, without=(), starts=NOW, ends=None,
 ):  # fmt: skip
     """DER of a certificate for Alice that deviates in what is named."""
     key = key or ec.generate_private_key(ec.SECP256R1())
@@ -41,7 +41,9 @@ def made(
         "san": (x509.SubjectAlternativeName(san or [x509.DNSName(tls)]), False),
     }
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(issuer or name).public_key(key.public_key())
-    builder = builder.serial_number(serial).not_valid_before(starts).not_valid_after(NOW + datetime.timedelta(days=9))
+    builder = (
+        builder.serial_number(serial).not_valid_before(starts).not_valid_after(ends or NOW + datetime.timedelta(days=9))
+    )
     for what, (extension, is_critical) in extensions.items():
         if what not in without:
             builder = builder.add_extension(extension, critical=is_critical)
@@ -74,6 +76,30 @@ def test_a_new_certificate_is_good_and_is_what_it_should_be():
 
 def test_the_same_form_made_by_hand_is_good():
     bound(made()).check()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, (1 << 159) - 1),
+    st.datetimes(datetime.datetime(1951, 1, 1), datetime.datetime(9998, 1, 1)),
+    st.integers(1, 10**6),
+)
+def test_the_one_form_is_that_of_another_library(serial, starts, seconds):
+    starts = starts.replace(microsecond=0, tzinfo=datetime.UTC)
+    ends = starts + datetime.timedelta(seconds=seconds)
+    der = made(serial=serial, starts=starts, ends=ends)
+    bound(der).check()
+    found = x509.load_der_x509_certificate(der)
+    assert certificates._form(ALICE.id, found.public_key(), serial, starts, ends) == found.tbs_certificate_bytes
+
+
+@pytest.mark.parametrize("serial", [0, -1, 1 << 159])
+def test_a_serial_number_that_is_none_is_refused(serial):
+    """Only made by changing the form itself: libraries refuse to write them."""
+    found = x509.load_der_x509_certificate(GOOD.certificate.der)
+    dates = found.not_valid_before_utc, found.not_valid_after_utc
+    with pytest.raises(ValueError, match="serial"):
+        certificates._form(ALICE.id, found.public_key(), serial, *dates)
 
 
 def test_it_ends_when_it_was_told_to():

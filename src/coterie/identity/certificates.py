@@ -15,7 +15,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -74,8 +73,8 @@ class Certificate:
             key = found.public_key()
             if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
                 return "its key is not of P-256"
-            form = _builder(self.peer, key, found.serial_number, found.not_valid_before_utc, found.not_valid_after_utc)
-            if form.sign(_anybody(), hashes.SHA256()).tbs_certificate_bytes != found.tbs_certificate_bytes:
+            dates = found.not_valid_before_utc, found.not_valid_after_utc
+            if _form(self.peer, key, found.serial_number, *dates) != found.tbs_certificate_bytes:
                 return "it could sign other certificates, is made out to another name, or has some other form"
             found.verify_directly_issued_by(found)
         except InvalidSignature:
@@ -97,14 +96,25 @@ class TransportKey:
         """A fresh key pair and a certificate for it, good for ``days`` from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
-        builder = _builder(
-            identity.id,
-            key.public_key(),
-            x509.random_serial_number(),
-            now - _SKEW,
-            now + datetime.timedelta(days=days),
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, tls_name(identity.id))])
+        der = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _SKEW)
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_signs_handshakes_only(), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(tls_name(identity.id))]), critical=False)
+            .sign(key, hashes.SHA256())
+            .public_bytes(serialization.Encoding.DER)
         )
-        der = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
         signature = identity.sign(_PURPOSE, hashlib.sha256(der).digest())
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -120,31 +130,51 @@ def tls_name(peer: PeerId) -> str:
     return f"{peer[:40]}.coterie.invalid"
 
 
-def _builder(
+def _form(
     peer: PeerId, key: ec.EllipticCurvePublicKey, serial: int, starts: datetime.datetime, ends: datetime.datetime
-) -> x509.CertificateBuilder:
-    """The one form of a transport certificate. Raises ValueError for a serial number or dates that have none."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, tls_name(peer))])
-    purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key)
-        .serial_number(serial)
-        .not_valid_before(starts)
-        .not_valid_after(ends)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_signs_handshakes_only(), critical=True)
-        .add_extension(purposes, critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(tls_name(peer))]), critical=False)
+) -> bytes:
+    """What a transport certificate's own key must have signed, in DER (RFC 5280, section 4.1): the one form taken."""
+    if not 0 < serial < 1 << 159:
+        raise ValueError("no serial number")
+    tls = tls_name(peer).encode()
+    name = _der(0x30, _der(0x31, _der(0x30, _COMMON_NAME, _der(0x0C, tls))))
+    point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    alternative = _der(0x30, _SUBJECT_ALTERNATIVE, _der(0x04, _der(0x30, _der(0x82, tls))))
+    return _der(
+        0x30,
+        _VERSION_3,
+        _der(0x02, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
+        _ECDSA_WITH_SHA256,
+        name,
+        _der(0x30, _time(starts), _time(ends)),
+        name,
+        _der(0x30, _P256, _der(0x03, b"\0", point)),
+        _der(0xA3, _der(0x30, _CA_FALSE, _SIGNS_HANDSHAKES, _SERVER_AND_CLIENT, alternative)),
     )
 
 
-@lru_cache(maxsize=1)
-def _anybody() -> ec.EllipticCurvePrivateKey:
-    """A key to sign forms with that are only compared."""
-    return ec.generate_private_key(ec.SECP256R1())
+def _der(tag: int, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    if len(content) < 0x80:
+        return bytes((tag, len(content))) + content
+    length = len(content).to_bytes((len(content).bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(length))) + length + content
+
+
+def _time(when: datetime.datetime) -> bytes:
+    if 1950 <= when.year < 2050:
+        return _der(0x17, when.strftime("%y%m%d%H%M%SZ").encode())
+    return _der(0x18, f"{when.year:04d}{when:%m%d%H%M%S}Z".encode())
+
+
+_VERSION_3 = bytes.fromhex("a003020102")
+_ECDSA_WITH_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+_P256 = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107")
+_COMMON_NAME = bytes.fromhex("0603550403")
+_SUBJECT_ALTERNATIVE = bytes.fromhex("0603551d11")
+_CA_FALSE = bytes.fromhex("300c0603551d130101ff04023000")
+_SIGNS_HANDSHAKES = bytes.fromhex("300e0603551d0f0101ff040403020780")
+_SERVER_AND_CLIENT = bytes.fromhex("301d0603551d250416301406082b0601050507030106082b06010505070302")
 
 
 def _signs_handshakes_only() -> x509.KeyUsage:

@@ -100,7 +100,7 @@ class Host:
         try:
             request = requests.decode(data)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise _Refusal(_REFUSED, f"not a request: {error}") from None
+            raise _Refusal(_REFUSED, f"not a request: {str(error)[:200]!a}") from None
         if request.federation != self.book.federation:
             raise _Refusal(_REFUSED, "an invitation of another federation")
         entry = self.issues.find(request.invitation.hex())

@@ -136,7 +136,7 @@ def _bytes_of(text: str) -> bytes:
     except ValueError:
         raise _wrong(f"the invitation is cut off: {len(body)} letters are no whole number of bytes") from None
     if base64.b32encode(data).decode().rstrip("=").lower() != body:
-        raise _wrong("the invitation has a typing mistake in its last letter")
+        raise _wrong("the invitation is cut off, or has a typing mistake in its last letter")
     return data
 
 

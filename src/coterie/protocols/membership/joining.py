@@ -105,7 +105,7 @@ def _read(data: bytes) -> Welcome:
     try:
         answer = answers.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _lie(f"its answer cannot be read: {error}") from None
+        raise _lie(f"its answer cannot be read: {str(error)[:200]!a}") from None
     if isinstance(answer, Refused):
         raise MembershipError(
             f"the inviter refuses: {answer.reason!r}", where="join", remedy="Ask who invited you for a new invitation."

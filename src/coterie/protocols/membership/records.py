@@ -139,7 +139,7 @@ def typed(decoder: msgspec.msgpack.Decoder[D], record: Record) -> D:
     try:
         return decoder.decode(record.body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise refused(record, f"its content is wrong: {error}") from None
+        raise refused(record, f"its content is wrong: {str(error)[:200]!a}") from None
 
 
 def certificate_of(deed: Admission | Succession) -> Certificate:
