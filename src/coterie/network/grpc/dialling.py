@@ -13,7 +13,7 @@ from coterie.network.compression import encodings
 from coterie.network.grpc.options import client_credentials, of_client
 from coterie.network.grpc.station import Station
 from coterie.network.grpc.stream import BrokenStream, Direct, guarded
-from coterie.network.grpc.wire import METHOD, Hello, read_hello
+from coterie.network.grpc.wire import HELLO, HELLO_KEY, METHOD, Hello, read_hello
 
 if TYPE_CHECKING:
     from coterie.network.grpc.link import Link
@@ -36,12 +36,12 @@ class Dialler:
             client_credentials(station.transport_key, expected),
             options=of_client(expected[0].name),
         )
-        ends = _Call(channel, station)
+        ours = Hello.make(members.genesis, station.session, alone, [e.name for e in encodings()])
+        ends = _Call(channel, ours, station)
         try:
             async with asyncio.timeout(station.limits.connect_seconds):
-                ours = Hello.make(members.genesis, station.session, alone, [e.name for e in encodings()])
-                await guarded(ends.write(ours.encode()))
-                hello = read_hello(await guarded(ends.read()) or b"", members.genesis)
+                answer = await guarded(ends.read())
+            hello = read_hello(answer[1:] if answer is not None and answer[:1] == HELLO else b"", members.genesis)
         except BaseException as error:
             ends.cut("no stream")
             if isinstance(error, TimeoutError):
@@ -65,9 +65,9 @@ class Dialler:
 class _Call:
     """gRPC's client side, with a connection of its own."""
 
-    def __init__(self, channel: Any, station: Station) -> None:
+    def __init__(self, channel: Any, hello: Hello, station: Station) -> None:
         self._channel, self._station = channel, station
-        self._call = channel.stream_stream(METHOD)(wait_for_ready=False)
+        self._call = channel.stream_stream(METHOD)(metadata=((HELLO_KEY, hello.encode()),), wait_for_ready=False)
         self._cut = False
 
     async def read(self) -> bytes | None:

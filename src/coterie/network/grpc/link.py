@@ -150,9 +150,14 @@ class Link:
         except RouteLost as error:
             self._lost(waiting, whole=last and not error.untouched)
             return
+        except asyncio.CancelledError:
+            waiting.failed()
+            raise
         except Exception as error:
             log.error("a frame to %s cannot be sent: %s", short_name(self.peer), error)
             waiting.failed()
+        else:
+            route.settle(waiting.failed)
         self._queued -= waiting.nbytes
 
     def _lost(self, waiting: _Waiting, *, whole: bool) -> None:

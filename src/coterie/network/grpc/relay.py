@@ -23,6 +23,7 @@ from coterie.network.grpc.station import Station
 from coterie.network.grpc.stream import RouteLost, Watch
 from coterie.network.grpc.wire import ASK_ROUTE, FIRST, FORWARD, FORWARDED, NEXT, ROUTE, Addressed
 from coterie.network.sealing import Opening, Sealer, Unsealer, accept
+from coterie.network.sending import PIECE_BYTES
 
 WINDOW = 4
 """Messages of at most 1 MiB."""
@@ -30,7 +31,8 @@ _ASKED = 8
 """Members that are asked for a route at a time."""
 _ANSWERS = 32
 """That may wait for one peer to read them."""
-_OPEN, _ACCEPT, _DATA, _ACK = (bytes([kind]) for kind in range(4))
+_OPEN, _ACCEPT, _DATA, _ACK, _UNKNOWN = (bytes([kind]) for kind in range(5))
+"""What is sealed or signed for the other end; the last one says that it does not know a session, and anybody could."""
 _SESSION = slice(1, 9)
 """Of a content: the first bytes of the key that opened the session."""
 
@@ -184,10 +186,16 @@ class Relay:
                 session = next((s for s in sessions if s.number == rest[:8]), None)
                 if session is not None:
                     session.put(rest[8:])
+                elif self._may_ask(link):
+                    self._answer(link, Addressed(sender, _UNKNOWN + rest[:8]).encode(FORWARD))
             elif kind == _ACK:
                 route = self._routes.get(sender)
                 if route is not None and route.via == link.peer and route.number == rest[:8]:
                     route.acknowledged(rest[8:])
+            elif kind == _UNKNOWN:
+                route = self._routes.get(sender)
+                if route is not None and route.via == link.peer and route.number == rest[:8]:
+                    self._routes.pop(sender).end("the receiver has started anew")
         except MessageError as error:
             self._station.drop(link.peer, "wrong relayed message", str(error))
 
@@ -283,6 +291,8 @@ class RelayRoute:
         self._send = send
         self._room = asyncio.Event()
         self._room.set()
+        self._unsettled: deque[tuple[int, Callable[[], None]]] = deque()
+        """Frames that are not acknowledged: the number of their last message, and what to call if they never are."""
         self._watch = Watch(lambda: self.end("the receiver does not acknowledge"))
         self.retired = False
         self._reason = ""
@@ -304,9 +314,17 @@ class RelayRoute:
             self.end(str(error))
             raise
 
+    def settle(self, failed: Callable[[], None]) -> None:
+        if self.retired:
+            failed()
+        elif self._sealer.received < self._sealer.sent:
+            self._unsettled.append((self._sealer.sent, failed))
+
     def acknowledged(self, content: bytes) -> None:
         """Raises MessageError."""
         self._sealer.acknowledged(content)
+        while self._unsettled and self._unsettled[0][0] <= self._sealer.received:
+            self._unsettled.popleft()
         self._room.set()
         if self._sealer.received == self._sealer.sent:
             self._watch.clear()
@@ -318,11 +336,14 @@ class RelayRoute:
         self.retired, self._reason = True, self._reason or reason
         self._watch.close()
         self._room.set()
+        unsettled, self._unsettled = self._unsettled, deque()
+        for _, failed in unsettled:
+            failed()
 
     @property
     def _patience(self) -> float:
         limits = self._station.limits
-        return limits.stall_seconds + WINDOW * (1 << 20) / limits.minimum_bytes_a_second
+        return limits.stall_seconds + PIECE_BYTES / limits.minimum_bytes_a_second
 
 
 class _Incoming:

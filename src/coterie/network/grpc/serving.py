@@ -22,11 +22,12 @@ from coterie.network.grpc.link import Link
 from coterie.network.grpc.options import of_server
 from coterie.network.grpc.station import Station, log
 from coterie.network.grpc.stream import BrokenStream, Direct, guarded
-from coterie.network.grpc.wire import METHOD, Hello, read_hello
+from coterie.network.grpc.wire import HELLO, HELLO_KEY, METHOD, Hello, read_hello
 from coterie.network.members import Members
 
 _DENIED, _FULL = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED
 _MISMATCH, _ENDED = grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED
+_ABORT_SECONDS = 1.0
 
 
 class Listener:
@@ -109,14 +110,12 @@ class Listener:
                 return
         ends = _Context(context)
         try:
+            hello = read_hello(_hello(context), station.members.genesis)
+            ours = Hello.make(station.members.genesis, station.session, False, [e.name for e in encodings()])
             async with asyncio.timeout(station.limits.connect_seconds):
-                first = await guarded(ends.read())
-                hello = read_hello(first or b"", station.members.genesis)
-                ours = Hello.make(station.members.genesis, station.session, False, [e.name for e in encodings()])
-                await guarded(ends.write(ours.encode()))
+                await guarded(ends.write(HELLO + ours.encode()))
         except TimeoutError:
-            station.drop(peer, "no hello")
-            await self._refuse(context, _ENDED, "no hello in time", f"a stream of {short_name(peer)}")
+            await self._refuse(context, _ENDED, "the other end does not read", f"a stream of {short_name(peer)}")
             return
         except MessageError as error:
             station.drop(peer, "wrong hello", str(error))
@@ -147,7 +146,14 @@ class Listener:
         if whose:
             log.warning("refused %s from %s: %s", whose, context.peer(), reason)
         _uncancel()
-        await context.abort(code, reason)
+        try:
+            async with asyncio.timeout(_ABORT_SECONDS):
+                await context.abort(code, reason)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            # The other end does not read, or is gone: gRPC resets the stream when this task ends.
+            log.debug("no status could be sent: %s", error)
 
 
 class _Context:
@@ -180,6 +186,12 @@ def _uncancel() -> None:
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()
+
+
+def _hello(context: Any) -> bytes:
+    """What the call's metadata say."""
+    found = [value for key, value in context.invocation_metadata() if key == HELLO_KEY]
+    return found[0] if len(found) == 1 and isinstance(found[0], bytes) else b""
 
 
 def _fingerprint(context: Any) -> bytes:

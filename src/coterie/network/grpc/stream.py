@@ -36,6 +36,10 @@ class Route(Protocol):
         """Returns when the message has been taken by the network. Raises RouteLost."""
         ...
 
+    def settle(self, failed: Callable[[], None]) -> None:
+        """All of a frame has been sent: ``failed`` is to be called if it turns out that it did not arrive."""
+        ...
+
 
 class Watch:
     """Calls ``late`` when a deadline passes that was not moved on in time. Costs one timer, however often it moves."""
@@ -125,6 +129,9 @@ class Direct:
             finally:
                 self._watch.clear()
             self._station.bytes_sent += len(message)
+
+    def settle(self, failed: Callable[[], None]) -> None:
+        """Whether it has arrived, only an answer will tell."""
 
     async def read(self) -> bytes | None:
         """The next message; None when there will be none."""

@@ -6,8 +6,8 @@ and how much (see ``sealing``).
 
 Who may lie: the sender's id that ``receive`` gets is what TLS has proved, by the exact certificate, never what a
 message says. Everything else is the sender's word: bytes are bounded, checked and dropped as ``limits`` and ``reading``
-say. Expulsion cuts open streams at once. What is not protected: anybody who reaches the port can begin handshakes and so
-keep others from connecting (``Limits.handshakes``); a member can waste its own share of every limit.
+say. Expulsion cuts open streams at once. What is not protected: anybody who reaches the port can begin handshakes and
+so keep others from connecting (``Limits.handshakes``); a member can waste its own share of every limit.
 """
 
 from __future__ import annotations

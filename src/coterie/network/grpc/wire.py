@@ -1,6 +1,7 @@
 """What travels on a stream between two peers: one byte that says what a message is, then its content.
 
-    hello      msgpack; the first message of both ends
+    hello      msgpack; the listening end's first message. The dialling end's is in the call's metadata, so that it is
+               there when the call is: a refusal can be sent at once
     first      encoding, u8 | a frame's bytes, from the start          (see ``codec`` and ``reading``)
     next       the bytes that follow
     bye        nothing: no frame will come on this stream any more
@@ -25,6 +26,8 @@ from coterie.network.codec import WIRE_VERSION
 from coterie.network.sending import PIECE_BYTES
 
 METHOD = "/coterie/stream"
+HELLO_KEY = "coterie-hello-bin"
+"""Of the metadata."""
 HELLO, FIRST, NEXT, BYE, ASK_ROUTE, ROUTE, FORWARD, FORWARDED = (bytes([tag]) for tag in range(8))
 LOWEST_VERSION = WIRE_VERSION
 """The oldest wire version that this process still speaks."""
@@ -53,15 +56,13 @@ class Hello(msgspec.Struct, array_like=True, frozen=True):
         return cls("coterie", LOWEST_VERSION, WIRE_VERSION, genesis, session, alone, encodings)
 
     def encode(self) -> bytes:
-        return HELLO + msgspec.msgpack.encode(self)
+        return msgspec.msgpack.encode(self)
 
 
-def read_hello(message: bytes, genesis: bytes) -> Hello:
+def read_hello(content: bytes, genesis: bytes) -> Hello:
     """The other's hello. Raises MessageError, whose text tells both operators why the two do not meet."""
-    if message[:1] != HELLO:
-        raise MessageError("the stream does not begin with a hello")
     try:
-        hello = msgspec.msgpack.decode(message[1:], type=Hello)
+        hello = msgspec.msgpack.decode(content, type=Hello)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise MessageError("the stream does not begin with a hello") from None
     if hello.lowest > WIRE_VERSION or hello.highest < LOWEST_VERSION:
