@@ -321,11 +321,17 @@ def _table(
             dht_listen=dht_listen,
             dht=dht or [],
             private_networks=private,
-            dataset=data,
+            dataset=_anchored(data),
             part=part,
         )
     except ValidationError as error:
         raise explain(error, "command line", NodeTable.model_fields) from None
+
+
+def _anchored(dataset: str | None) -> str | None:
+    """A data set with its path made absolute: the node may be started from another folder."""
+    kind, colon, path = (dataset or "").partition(":")
+    return f"{kind}:{Path(path).absolute()}" if colon and kind in ("csv", "npz") else dataset
 
 
 def _identity(key: Path | None) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -48,7 +47,9 @@ def coterie(words: list[str], status: int = 0) -> str:
 
 def state(home: str) -> str:
     done = CliRunner().invoke(app, ["federation", "status", "--home", home, "--json"])
-    return str(json.loads(done.stdout)["state"]) if done.exit_code == 0 else ""
+    found = json.loads(done.stdout) if done.exit_code == 0 else {"state": ""}
+    assert found["state"] != "failed", found["why"]
+    return str(found["state"])
 
 
 def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, nodes):
@@ -77,7 +78,9 @@ def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, nodes):
                     for home in nodes:
                         wait_until(f"{home} is done", lambda home=home: state(home) == "done")
                 if words[1] == "audit":
-                    wait_until("C is cut off", lambda: "closed" in Path("a.log").read_text())
+                    wait_until(
+                        "C is cut off", lambda: "expelled" in Path("a.log").read_text() + Path("c.log").read_text()
+                    )
                     nodes.pop("a").send_signal(signal.SIGTERM)
                     wait_until("A has stopped", lambda: "stopped" in Path("a.log").read_text())
                 genesis = (
@@ -92,4 +95,4 @@ def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, nodes):
     for home in "abc":
         assert json.loads(Path(home, "result.json").read_text())["accuracy"]["mean"] > 0.85
         assert sum(parameter.numel() for parameter in load(home).parameters()) == 30 * 16 + 16 + 16 * 2 + 2
-        assert os.stat(f"{home}/key.pem").st_mode & 0o077 == 0
+        assert Path(home, "key.pem").stat().st_mode & 0o077 == 0

@@ -164,7 +164,7 @@ def test_what_the_relay_changes_repeats_or_invents_is_refused():
             assert len(bert.reasons("came twice")) >= 1
             # Later, once more, and as if it came from the relay itself or from nobody.
             link = relay.transport._links[anna.id]
-            for message in list(taken):
+            for message in taken:
                 relay.transport._relay.forwarding.take(link, message)
             stream = relay.transport._links[bert.id].direct()
             for sender in (relay.id, bert.id, "ab" * 32):

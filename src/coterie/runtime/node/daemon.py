@@ -13,7 +13,7 @@ import logging
 import signal
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ _LOOK = 1.0
 """Seconds between two looks at whether the others are ready."""
 _ANSWER = 5.0
 _DAY_MS = 86_400_000
+_AT_WORK = ("ready", "training", "done")
 _log = logging.getLogger("coterie.node")
 
 
@@ -267,12 +268,11 @@ class Node:
             begun = [one for one in standings if one.state in ("training", "done") and one.round >= 0]
             if standings and 2 * len(begun) > len(others):
                 return statistics.median_low([one.round for one in begun]) >= 0
-            if sum(one.state in ("ready", "training", "done") for one in standings) == len(others):
+            if sum(one.state in _AT_WORK for one in standings) == len(others):
                 return False
             if time.monotonic() - told > 30:
                 told = time.monotonic()
-                missing = [short_name(p) for p, a in zip(others, answers, strict=True) if not isinstance(a, Standing)]
-                _log.info("waits for %s", ", ".join(missing) or "others to be ready")
+                _log.info("waits for %s", _not_ready(others, answers))
             await asyncio.sleep(_LOOK if len(standings) < len(others) else 0.05)
 
     def _standing(self) -> Standing:
@@ -405,6 +405,12 @@ class Node:
                 remedy="Give the peer id, as 'coterie federation status' shows it.",
             )
         return found[0]
+
+
+def _not_ready(others: Sequence[PeerId], answers: Sequence[Any]) -> str:
+    states = [answer.state if isinstance(answer, Standing) else "no answer" for answer in answers]
+    named = [f"{short_name(p)} ({s})" for p, s in zip(others, states, strict=True) if s not in _AT_WORK]
+    return ", ".join(named) or "the others"
 
 
 class _Ledger:

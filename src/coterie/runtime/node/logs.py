@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 
@@ -27,7 +28,8 @@ class JsonLines(logging.Formatter):
 
 
 def begin(*, as_json: bool, level: int = logging.INFO) -> None:
-    """Log everything of this package to stderr."""
+    """Log everything of this package to stderr. Call it before gRPC is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # what matters of refused handshakes, our transport logs
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else logging.Formatter(_PLAIN))
     logger = logging.getLogger("coterie")
