@@ -20,6 +20,8 @@ CODES = {
     "VectorBusy": ("busy", 2),
     "IdentityError": ("identity", 2),
     "MembershipError": ("membership", 2),
+    "NetworkError": ("network", 2),
+    "NodeError": ("node", 2),
     "LedgerError": ("ledger", 1),
     "MessageError": ("message", 1),
     "PeerUnreachable": ("unreachable", 1),
