@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ class Federation:
     def __init__(self, spec: specs.Spec, folder: Path) -> None:
         self.spec = spec
         dataset = data.load(spec.dataset, None)
-        self.watched = Processes(spec, dataset, folder, lambda _: None, lambda *_: None, stop_never())
+        self.watched = Processes(spec, dataset, folder, lambda _: None, lambda *_: None, threading.Event())
         self.nodes: list[NodeProcess] = self.watched.nodes
 
     def start(self) -> None:
@@ -119,7 +121,51 @@ def federation(folder: Path, **sets: Any) -> Iterator[Federation]:
         made.stop()
 
 
-def stop_never() -> Any:
-    import threading
+class Door:
+    """A TCP port that leads to another one while it is open; what is under way is cut when it is shut."""
 
-    return threading.Event()
+    def __init__(self, target: int) -> None:
+        self._target, self._connections = target, set[socket.socket]()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._is_open, self._lock = True, threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Door:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.close()
+        self.shut()
+
+    def open(self) -> None:
+        self._is_open = True
+
+    def shut(self) -> None:
+        with self._lock:
+            self._is_open = False
+            for connection in self._connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+                connection.close()
+            self._connections.clear()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                inner, _ = self._listening.accept()
+                with self._lock:
+                    if not self._is_open:
+                        inner.close()
+                        continue
+                    outer = socket.create_connection(("127.0.0.1", self._target))
+                    self._connections |= {inner, outer}
+                for one, other in ((inner, outer), (outer, inner)):
+                    threading.Thread(target=_pour, args=(one, other), daemon=True).start()
+
+
+def _pour(one: socket.socket, other: socket.socket) -> None:
+    with suppress(OSError):
+        while data := one.recv(1 << 16):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)

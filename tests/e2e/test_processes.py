@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from real_nodes import DEADLINE, federation, kill, wait_until
+from real_nodes import DEADLINE, Door, federation, kill, wait_until
 
 from coterie.errors import SpecError
 from coterie.runtime.run import run
@@ -152,6 +154,77 @@ def test_a_node_whose_state_lost_its_end(tmp_path: Path) -> None:
         assert "late" in (victim.home.path / "node.log").read_text()
         assert made.accuracy(victim) > 0.6
         assert [record.content["round"] for record in made.records(made.nodes[0])] == list(range(40))
+
+
+def test_a_disk_that_is_full_for_a_while(tmp_path: Path) -> None:
+    """A limit on the size of files makes every write fail, as a full disk does. Records come once there is room."""
+    with federation(tmp_path) as made:
+        made.start()
+        victim = made.nodes[2]
+        made.wait_for_round(victim, 3)
+        assert victim.process is not None
+        before = resource.prlimit(victim.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        round = made.status(victim)["round"]
+        made.wait_for_round(victim, round + 5)
+        resource.prlimit(victim.process.pid, resource.RLIMIT_FSIZE, before)
+        made.wait_until_done()
+        made.stop()
+        for node in made.nodes:
+            assert [record.content["round"] for record in made.records(node)] == list(range(40))
+            assert made.accuracy(node) > 0.6
+
+
+def test_two_halves_that_cannot_reach_each_other_for_a_while(tmp_path: Path) -> None:
+    with federation(tmp_path, **{"federation.rounds": 60}) as made, ExitStack() as closing:
+        for node in made.nodes:
+            node.start()
+        for node in made.nodes:
+            wait_until(f"{node.name} answers", lambda node=node: made.status(node))
+        ports = {node.peer: made.status(node)["port"] for node in made.nodes}
+        doors = {peer: closing.enter_context(Door(port)) for peer, port in ports.items()}
+        halves = made.nodes[:2], made.nodes[2:]
+        for half in halves:
+            within = {node.peer for node in half}
+            found = {p: f"127.0.0.1:{port if p in within else doors[p].port}" for p, port in ports.items()}
+            for node in half:
+                node.ask("addresses", addresses=found)
+        made.wait_for_round(made.nodes[0], 3)
+        for door in doors.values():
+            door.shut()
+        rounds = [made.status(node)["round"] for node in made.nodes]
+        for node, round in zip(made.nodes, rounds, strict=True):
+            made.wait_for_round(node, round + 6)
+        for door in doors.values():
+            door.open()
+        made.wait_until_done()
+        made.stop()
+        for node in made.nodes:
+            assert [record.content["round"] for record in made.records(node)] == list(range(60))
+            assert made.accuracy(node) > 0.6
+
+
+def test_a_peer_of_a_tenth_of_the_speed(tmp_path: Path) -> None:
+    with federation(tmp_path, **{"federation.rounds": 15}) as made:
+        made.start()
+        made.wait_for_round(made.nodes[0], 1)
+        slow, over = made.nodes[3], threading.Event()
+
+        def brake() -> None:
+            assert slow.process is not None
+            while not over.wait(0.01):
+                slow.process.send_signal(signal.SIGSTOP)
+                over.wait(0.09)
+                slow.process.send_signal(signal.SIGCONT)
+
+        thread = threading.Thread(target=brake)
+        thread.start()
+        try:
+            made.wait_until_done()
+        finally:
+            over.set()
+            thread.join()
+        made.stop()
+        assert [record.content["round"] for record in made.records(slow)] == list(range(15))
 
 
 def test_everything_is_stopped_and_goes_on(tmp_path: Path) -> None:

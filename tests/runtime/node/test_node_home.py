@@ -17,7 +17,7 @@ from coterie.errors import IdentityError, NodeError, OutputError, PluginError, S
 from coterie.identity import Identity
 from coterie.runtime.node.control import ControlServer, call
 from coterie.runtime.node.home import Home, NodeTable
-from coterie.runtime.node.store import FileStore
+from coterie.runtime.node.store import FileStore, StateStore
 from coterie.runtime.work.memory import Arena, SharedMemory, SharedSnapshot
 
 LAYOUT = "ab" * 32
@@ -148,6 +148,16 @@ def test_what_cannot_be_kept_is_named(tmp_path: Path, arena: Arena) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         FileStore(tmp_path / "file" / "below", arena, LAYOUT).put("gossip", 1)
+
+
+def test_a_protocol_goes_on_where_the_disk_takes_no_more(tmp_path: Path, arena: Arena) -> None:
+    (tmp_path / "state").write_text("in the way")
+    store = StateStore(tmp_path / "state", arena, LAYOUT)
+    store.put("gossip", {"round": 1})
+    assert store.get("gossip") == {"round": 1}
+    (tmp_path / "state").unlink()
+    store.put("gossip", {"round": 2})
+    assert StateStore(tmp_path / "state", arena, LAYOUT).get("gossip") == {"round": 2}
 
 
 def test_hashes_are_those_of_the_bytes(arena: Arena) -> None:

@@ -414,16 +414,22 @@ def _not_ready(others: Sequence[PeerId], answers: Sequence[Any]) -> str:
 
 
 class _Ledger:
-    """Appends to the peer's chain; what cannot be written is logged, and does not end the protocol's round."""
+    """Appends to the peer's chain. What cannot be written now, as on a full disk, is kept for the next time, in order:
+    the protocol does not wait for an operator."""
 
     def __init__(self, ledger: PeerLedger) -> None:
         self._ledger = ledger
+        self._waiting: list[tuple[str, Mapping[str, Any]]] = []
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
-        try:
-            self._ledger.append(kind, content)
-        except LedgerError as error:
-            _log.error("not recorded: %s", error)
+        self._waiting.append((kind, content))
+        while self._waiting:
+            try:
+                self._ledger.append(*self._waiting[0])
+            except LedgerError as error:
+                _log.error("%d records are not on disk yet: %s", len(self._waiting), error)
+                return
+            del self._waiting[0]
 
 
 def run_node(path: Path) -> None:

@@ -15,7 +15,7 @@ from coterie.errors import SpecError
 from coterie.identity import PeerId
 from coterie.layout import Layout
 from coterie.runtime.node.jobs import ThreadJobs
-from coterie.runtime.node.store import FileStore
+from coterie.runtime.node.store import StateStore
 from coterie.runtime.work.learner import JobLearner, Workplace
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.runtime.work.placement import Placement, share
@@ -53,7 +53,7 @@ class Site:
     runner: Runner
     jobs: ThreadJobs
     learner: JobLearner
-    store: FileStore
+    store: StateStore
     _arena: Arena
     _memory: SharedMemory
 
@@ -78,7 +78,7 @@ class Site:
         place = Workplace(spec, layout, arena, initial)
         jobs = place.jobs = ThreadJobs(runner)
         learner = JobLearner(place, 0, peer, len(part.train[0]), 0.0)
-        store = FileStore(folder, arena, layout.hash)
+        store = StateStore(folder, arena, layout.hash)
         return cls(spec, part.dataset, layout, runner, jobs, learner, store, arena, memory)
 
     def close(self) -> None:

@@ -89,3 +89,18 @@ class FileStore:
             _log.warning("%s is damaged and set aside: %s", path, error)
             path.replace(path.with_suffix(".damaged"))
             return None
+
+
+class StateStore(FileStore):
+    """What a protocol keeps. Where the disk takes no more, the protocol goes on.
+
+    The value is then held in memory only, and written with the next one that there is room for; a crash meanwhile goes
+    back to the last one written.
+    """
+
+    def put(self, key: str, value: Any) -> None:
+        try:
+            super().put(key, value)
+        except OutputError as error:
+            _log.error("not on disk: %s", error)
+            self._values[key] = value
