@@ -180,18 +180,19 @@ def lively(dice: random.Random, **rules) -> History:
     for number in range(dice.randint(5, 40)):
         known = [lab.genesis, *lab.records]
         recent = known[-dice.choice([1, 2, 4, len(known)]) :]
-        parents = dice.sample(recent, min(len(recent), dice.choice([1, 1, 2, 3])))
+        heads = [r for r in known if not any(r.id in other.parents for other in known)]
+        parents = heads if dice.random() < 0.5 else dice.sample(recent, min(len(recent), dice.choice([1, 1, 2, 3])))
         membership = lab.membership
         members = [who for who in crowd if who.id in membership.members] or crowd
         author = dice.choice(members if dice.random() < 0.9 else crowd)
         target = dice.choice(members if dice.random() < 0.5 else crowd)
-        kind = dice.choice(
-            ["member"] * 6 + ["expel", "expel", "leave", "certificate", "successor"] + ["countersign"] * 6
-        )
+        kind = dice.choice([*["member", "expel", "countersign"] * 4, "leave", "certificate", "successor"])
         if kind == "member":
             lab.admit(ANN if rules["admit"] == "founder" and dice.random() < 0.7 else author, target, *parents)
         elif kind == "expel":
-            lab.expel(ANN if rules["expel"] == "founder" and dice.random() < 0.7 else author, target, *parents)
+            out = lab.expel(ANN if dice.random() < 0.7 else author, dice.choice(members), *parents)
+            for other in dice.sample(members, min(len(members), dice.choice([0, 1, 2]))):
+                lab.countersign(other, out, out)
         elif kind == "leave" and author is not ANN:
             lab.leave(author, *parents)
         elif kind == "certificate":
@@ -231,9 +232,7 @@ def test_lively_histories_give_the_same_members_in_every_order(admit, expel):
         fallen += any("did not know of it" in why or "no seat" in why for why in expected.rejected.values())
         if (admit, expel) == ("any", "founder") and seats == 100 and not safe and "successor" not in kinds(lab):
             assert expected.members.keys() == reference(lab, [*CROWD, *people("hal", "ida", "joe")])
-    assert expelled > SOAK
-    if admit == "any":
-        assert fallen > SOAK // 2
+    assert expelled + fallen > SOAK, "such histories would prove little"
 
 
 def kinds(lab: History) -> set[str]:

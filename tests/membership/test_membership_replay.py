@@ -120,6 +120,26 @@ def test_whom_an_incomplete_quorum_admitted_can_do_nothing_yet():
     assert lab.why(signed) is not None
 
 
+def test_it_is_no_member_either_for_one_who_does_not_know_that_enough_have_signed():
+    lab = history(admit="quorum", quorum=2)
+    lab.admit(ANN, BOB)
+    proposal = lab.admit(ANN, CAT)
+    lab.countersign(BOB, proposal, proposal)
+    beside = lab.renew(ANN, lab.renew(ANN, proposal))
+    early = lab.admit(CAT, DAN, beside)
+    assert "cat" in lab.names()
+    assert lab.why(early) == "its author was no member with a vote"
+
+
+def test_who_came_after_a_proposal_has_no_vote_on_it():
+    lab = history(BOB, CAT, expel="quorum", quorum=2)
+    proposal = lab.expel(BOB, CAT)
+    lab.admit(ANN, DAN)
+    late = lab.countersign(DAN, proposal)
+    assert "cat" in lab.names()
+    assert lab.why(late) == "its author had no vote on it"
+
+
 # Expulsion
 
 
@@ -377,6 +397,16 @@ def test_more_than_half_of_the_recovery_keys_must_sign():
     assert lab.names() == {"ann-again", "bob", "cat"}
     late = lab.admit(ANN, DAN, lab.records[0])
     assert "recovery keys had removed its author" in lab.why(late)
+
+
+def test_a_replaced_founder_signs_nothing_beside_its_replacement():
+    safe, new = person("safe"), person("ann-again")
+    lab = history(BOB, CAT, recovery=[safe], expel="quorum", quorum=2)
+    proposal = lab.expel(BOB, CAT)
+    lab.succeed(safe, ANN, new, proposal)
+    beside = lab.countersign(ANN, proposal, proposal)
+    assert lab.names() == {"ann-again", "bob", "cat"}
+    assert lab.why(beside) == "its author had no vote on it"
 
 
 def test_recovery_keys_do_nothing_else():

@@ -368,6 +368,41 @@ def test_a_member_that_never_answers_or_answers_for_ever_holds_nobody_up(world):
     assert len(asked) < 25
 
 
+def test_a_slow_pull_is_given_up_for_others(world, monkeypatch):
+    """Eve tells of known records, one by one and without end, each after half a second."""
+    monkeypatch.setattr(spread, "MOST_PULLS", 1)
+    made, eve = hostile_world(world, lambda made: {})
+    known = made.lab.records[0].id
+
+    async def slow(sender, question):
+        await asyncio.sleep(0.5)
+        return MembershipIds(question.start, 9000, (known,))
+
+    eve.handle(MembershipLog, slow)
+    eve.send(ANN.id, MembershipNews(9, bytes(32)))
+    made.wait(0.2)
+    made.nodes["bob"].book.renew(person("bob").identity, person("bob").certificate)
+    assert made.until(made.agree, 100) < 4 * EVERY
+
+
+def test_a_place_beyond_the_end_is_given_up(world):
+    made, eve = hostile_world(world, lambda made: {})
+    asked = []
+
+    def shorter(sender, question):
+        if sender == ANN.id:
+            asked.append(question.start)
+        return MembershipIds(0, 0, ())
+
+    eve.handle(MembershipLog, shorter)
+    ann = made.nodes["ann"]
+    ann.task.cancel()  # it would ask on its own
+    ann.spread._places[eve.id] = 5
+    made.run(ann.spread.pull(eve.id))
+    assert asked == [5, 0]
+    assert made.dropped == []
+
+
 def test_false_news_is_heard_once_an_interval(world):
     made, eve = hostile_world(world, lambda made: {})
     asked = []
