@@ -180,6 +180,8 @@ class Intruder:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.call.cancel()
+        self.call._cython_call.cancel("over")  # see dialling.py
         await self.channel.close()
 
     async def greet(self, genesis: bytes = GENESIS, hello: bytes | None = None) -> bytes:

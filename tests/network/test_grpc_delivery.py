@@ -311,6 +311,29 @@ def test_certificates_are_rotated_without_losing_a_frame():
     run(test)
 
 
+def test_streams_that_are_cut_while_writing_leave_nothing_behind():
+    async def test():
+        async with World(2) as world:
+            listening = await world.start(0)
+            dialling = await world.start(1, listening, listen=None)
+            counts = []
+            for number in range(40):
+                await until(lambda: listening.transport.connected and dialling.transport.connected)
+                link = dialling.transport._links[listening.id]
+                dialling.send(listening, vectors("x", snapshot(700_000)))
+                listening.send(dialling, f"never read {number}")
+                await until(lambda link=link: link._busy is not None)
+                listening.transport._links[dialling.id].streams[0].end("cut")
+                link._pause = 0.001
+                await until(lambda link=link: not link.streams)
+                dialling.transport.set_address(listening.id, None)
+                dialling.transport.set_address(listening.id, listening.address)
+                counts.append(len(asyncio.all_tasks()))
+            assert max(counts[20:]) <= max(counts[:10]) + 2
+
+    run(test)
+
+
 def test_wrong_settings_are_the_users_mistake():
     identity = Identity.generate()
     key, members = TransportKey.new(identity), Members.of(GENESIS, [])

@@ -31,10 +31,10 @@ def tampered(dice: random.Random, members: list[str]) -> list[bytes]:
         return [tag + peer + bytes([dice.randrange(5)]) + dice.randbytes(dice.choice((0, 9, 97, 97, 200)))]
     data = bytearray(bytes([dice.choice((0, 0, 0, 1, 2, 3, 7))]) + dice.choice(GOOD))
     for _ in range(dice.choice((0, 1, 1, 3))):
-        position = dice.randrange(len(data))
+        position = dice.randrange(len(data) or 1)
         match dice.randrange(5):
             case 0:
-                data[position] = dice.randrange(256)
+                data[position : position + 1] = dice.randbytes(1)
             case 1:
                 del data[position : position + dice.choice((1, 4, 500))]
             case 2:
@@ -70,12 +70,13 @@ def test_thousands_of_tampered_messages():
                             for message in tampered(dice, members):
                                 await intruder.say(message)
                                 sent += 1
+                listening.got.clear()
                 if not before and sent > 1000:
                     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                 await until(lambda: listening.transport._listener.streams == 1)
             after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             assert after - before < 50_000, "kilobytes"
-            assert len(listening.drops) > 1500
+            assert len(listening.drops) > 600
             assert streams > 5
             station = listening.transport._station
             assert station.budget._free == station.limits.receiving_bytes_in_all

@@ -203,7 +203,7 @@ def test_an_expelled_peer_that_does_not_read_is_cut_too():
                 await until(blocked, "a write that blocks")
                 listening.transport.set_members(world.members.next([site.key.certificate for site in world.sites[:2]]))
                 assert listening.transport.connected == (dialling.id,)
-                await until(lambda: len(listening.failed) >= 6)
+                await until(lambda: len(listening.failed) >= 2)
                 await until(lambda: listening.transport._listener.streams == 1, "the end of the call")
                 assert "OK" not in await intruder.refused()
             await undisturbed(listening, dialling)

@@ -263,14 +263,14 @@ def test_receiving_in_all_makes_frames_wait_for_their_turn():
         limits = replace(QUICK, receiving_bytes=4 * ELEMENTS, receiving_bytes_in_all=4 * ELEMENTS)
         async with World(3, limits) as world:
             listening = await world.start(0)
-            others = [await world.start(number, listening, listen=None) for number in (1, 2)]
+            other = await world.start(1, listening, listen=None)
             async with Intruder(listening, world.sites[2].key) as intruder:
                 await intruder.greet()
                 # Takes all there is, and gives it back when it is cut off.
                 await intruder.say(whole(vectors("x", snapshot(ELEMENTS)))[:1000])
                 station = listening.transport._station
                 await until(lambda: station.budget._free == 0)
-                others[0].send(listening, vectors("waits", snapshot(ELEMENTS, 1)))
+                other.send(listening, vectors("waits", snapshot(ELEMENTS, 1)))
                 await until(lambda: station.budget._waiting)
                 intruder.call.cancel()
                 await until(lambda: "waits" in listening.texts)

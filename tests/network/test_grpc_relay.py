@@ -164,7 +164,7 @@ def test_what_the_relay_changes_repeats_or_invents_is_refused():
             assert len(bert.reasons("came twice")) >= 1
             # Later, once more, and as if it came from the relay itself or from nobody.
             link = relay.transport._links[anna.id]
-            for message in taken:
+            for message in taken[:]:
                 relay.transport._relay.forwarding.take(link, message)
             stream = relay.transport._links[bert.id].direct()
             for sender in (relay.id, bert.id, "ab" * 32):
@@ -238,7 +238,7 @@ def test_members_that_are_expelled_are_not_relayed_for():
 def test_what_one_member_has_relayed_is_bounded():
     async def test():
         async with hospitals(relayed_bytes_waiting=3000, relays_of_a_peer=2, relayed_bytes_a_second=100.0) as (
-            world,
+            _,
             relay,
             anna,
             bert,

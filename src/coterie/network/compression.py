@@ -100,7 +100,8 @@ def _encode_int8(elements: Elements) -> bytes:
     steps = np.clip(np.rint(blocks * inverse[:, None]), -127, 127).astype(np.int8)
     if any_broken:
         steps[broken] = _NOT_FINITE
-    return scales.tobytes() + steps.reshape(-1)[: len(elements)].tobytes()
+    data: bytes = scales.tobytes() + steps.reshape(-1)[: len(elements)].tobytes()
+    return data
 
 
 def _decode_int8(data: bytes, out: Elements) -> None:

@@ -84,4 +84,9 @@ class _Call:
         if not self._cut:
             self._cut = True
             self._call.cancel()
+            # A call of grpc.aio in which a write has failed thinks that it is done, and its cancel does nothing; but
+            # the call below it waits for what will never be read, with its buffers, for ever.
+            core = getattr(self._call, "_cython_call", None)
+            if core is not None:
+                core.cancel(reason)
             self._station.clean_up(self._channel.close())
