@@ -214,6 +214,9 @@ def test_other_files_are_refused_and_not_touched(path):
     db.close()
     with pytest.raises(LedgerError, match="another program's database"):
         LedgerStore(path, GENESIS)
+    with pytest.raises(LedgerError, match="the file is empty"):
+        path.with_name("empty").touch()
+        LedgerStore(path.with_name("empty"), GENESIS)
     for content in (path.read_bytes(), b"", b"x", b"a poem of no great length\n" * 999, bytes(8192)):
         path.write_bytes(content)
         with pytest.raises(LedgerError) as caught:
