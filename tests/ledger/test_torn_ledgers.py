@@ -9,6 +9,7 @@ from ledger_worlds import ANN, BOB, EVE, GENESIS, GENESIS_RECORD, MEMBERS, chain
 
 from coterie.errors import LedgerError
 from coterie.ledger import Block, FullBlock, LedgerStore, PeerLedger, Record, audit
+from coterie.ledger.salvage import salvage
 
 PAGE = 4096
 LENGTHS = {ANN: 16, BOB: 10, EVE: 12}
@@ -257,6 +258,32 @@ def test_a_crash_loses_nothing(running, tmp_path):
     with LedgerStore(path, GENESIS) as store:
         assert store.damage is None
         assert store.blocks(ANN.id) == running[1]
+
+
+def test_what_is_in_the_log_is_salvaged(running, tmp_path):
+    path, _ = crashed(running, tmp_path / "copy")
+    damage = salvage(path, GENESIS, "a test")
+    assert (damage.blocks, damage.loose, damage.aside) == (40, 1, 0)
+    assert str(damage.file) in str(damage)
+    with LedgerStore(path, GENESIS) as store:
+        assert store.blocks(ANN.id) == running[1]
+
+
+def test_loose_records_keep_their_order_where_pages_were_used_before(tmp_path):
+    """Pages of blocks that no longer wait are used again for records, in whatever order they are free."""
+    path, held = tmp_path / "ledger.sqlite", chain(EVE, 80)
+    with LedgerStore(path, GENESIS) as store:
+        store.put_record(GENESIS_RECORD)
+        for full in held:
+            store.put_aside(Block.decode(full.block))
+        store.receive(held, MEMBERS)
+        assert store.awaited(EVE.id) is None
+        for note in NOTES:
+            store.put_record(note)
+    damage = salvage(path, GENESIS, "a test")
+    assert (damage.blocks, damage.loose, damage.aside) == (80, 41, 0)
+    with LedgerStore(path, GENESIS) as store:
+        assert store.records("note") == NOTES
 
 
 @pytest.mark.parametrize("how", ["cut", "zeros", "noise"])
