@@ -22,6 +22,9 @@ from coterie.spec import TABLES
 
 COMMANDS = (
     "new", "run", "resume", "matrix", "report", "reproduce", "datasets", "protocols", "rules", "attacks"
+    "node",
+    "doctor",
+    "audit",
 )  # fmt: skip
 GOOD = Result(
     status="ok", run="runs/digits", spec_hash="ab", seed=7, protocol="gossip", peers=10, rounds=30,
@@ -78,7 +81,34 @@ def test_every_command_has_help_with_an_example(command):
 def test_help_names_every_command_and_no_others():
     assert sorted(COMMANDS) == sorted(command.name or command.callback.__name__ for command in app.registered_commands)
     shown = call("--help").stdout
-    assert all(command in shown for command in COMMANDS)
+    assert all(command in shown for command in (*COMMANDS, "federation"))
+
+
+FEDERATION = ("init", "invite", "join", "status", "expel", "countersign")
+
+
+@pytest.mark.parametrize("command", FEDERATION)
+def test_every_command_of_a_federation_has_help_with_an_example(command):
+    done = call("federation", command, "--help")
+    assert done.exit_code == 0
+    assert f"Example: coterie federation {command}" in done.stdout
+
+
+def test_commands_of_a_federation_name_what_is_missing(folder):
+    for words in (["status"], ["invite"], ["expel", "x"]):
+        done = call("federation", *words, "--home", "nowhere")
+        assert done.exit_code == 2
+        assert "this is no node's home" in done.stderr
+    done = call("federation", "join", "coterie1typing", "--home", "b")
+    assert done.exit_code == 2
+    assert "invitation" in done.stderr
+    assert not Path("b").exists()
+    done = call("federation", "init", "none.toml", "--home", "a", "--admit", "everybody")
+    assert done.exit_code == 2
+    assert "no policy" in done.stderr
+    done = call("audit", "nothing.sqlite", "--genesis", "xyz")
+    assert done.exit_code == 1
+    assert "not a genesis hash" in done.stderr
 
 
 def test_starting_is_light(folder):
@@ -167,7 +197,7 @@ def test_run_says_what_came_of_it(stand_in, folder):
     ((args, kwargs),) = calls
     assert args == (None,)
     assert isinstance(kwargs.pop("progress"), Quiet)
-    assert kwargs == {"sets": (), "seeds": None, "out": None, "data_dir": None, "workers": None}
+    assert kwargs == {"sets": (), "seeds": None, "out": None, "data_dir": None, "on": "sim", "workers": None}
 
 
 def test_run_hands_its_options_on(stand_in):
@@ -181,7 +211,7 @@ def test_run_hands_its_options_on(stand_in):
     assert args == (Path("a.toml"),)
     assert isinstance(kwargs.pop("progress"), RichProgress)
     assert list(kwargs.pop("sets")) == ["federation.peers=3", "model.name=mlp"]
-    assert kwargs == {"seeds": [1, 2, 3], "out": Path("o"), "data_dir": Path("d"), "workers": 2}
+    assert kwargs == {"seeds": [1, 2, 3], "out": Path("o"), "data_dir": Path("d"), "on": "sim", "workers": 2}
 
 
 def test_run_shows_deviations_for_several_seeds(stand_in):

@@ -164,6 +164,44 @@ def test_rows_in_other_places(sound, tmp_path):
         assert found.fault.where in describe(found)
 
 
+def reindexed(path, order):
+    """Write the index over authors and heights, which is one leaf page here, with its rows in another order."""
+    with sqlite3.connect(path) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_blocks_1'").fetchone()
+    db.close()
+    data = bytearray(path.read_bytes())
+    start = (root - 1) * 4096
+    assert data[start] == 0x0A
+    count = int.from_bytes(data[start + 3 : start + 5], "big")
+    cells = [bytes(data[start + 8 + 2 * n : start + 10 + 2 * n]) for n in range(count)]
+    chosen = b"".join(cells[n] for n in order)
+    data[start + 3 : start + 5] = len(order).to_bytes(2, "big")
+    data[start + 8 : start + 8 + len(chosen)] = chosen
+    path.write_bytes(data)
+
+
+def test_an_index_that_leads_round_in_circles(copy):
+    """Rows that come again could go on for ever in a file made for it: they are a fault at once."""
+    reindexed(copy, range(10))
+    assert audit(copy, GENESIS).fault is None
+    for order in ([*range(5), *range(6, 10), 5], [*range(10), 0], [0, 0, *range(1, 10)], [1, 0, *range(2, 10)]):
+        reindexed(copy, range(10))
+        content = copy.read_bytes()
+        reindexed(copy, order)
+        fault = audit(copy, GENESIS).fault
+        assert "out of order" in fault.what or "must come first" in fault.what
+        assert "order" in fault.what or fault.author == FIRST.id
+        copy.write_bytes(content)
+
+
+def test_an_index_that_hides_a_block(copy):
+    """The rows it shows are a sound, shorter chain; the row that it does not show is found all the same."""
+    reindexed(copy, range(9))
+    found = audit(copy, GENESIS)
+    assert found.blocks == 9
+    assert "structure" in found.fault.what
+
+
 def test_a_view_that_never_ends_is_not_read(copy):
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x AS seq, x AS id, x, x FROM n"
     changed(copy, "DROP TABLE loose", f"CREATE VIEW loose AS {endless}")
@@ -208,7 +246,9 @@ def test_what_cannot_be_audited(tmp_path, copy):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"x", b"SQLite format 3\0", b"\xff" * 5000, bytes(100000), b"SQLite format 3\0" * 999]
+    "content",
+    [b"", b"x", b"SQLite format 3\0", b"\xff" * 5000, bytes(100000), b"SQLite format 3\0" * 999],
+    ids=range(6),
 )
 def test_files_that_are_no_ledgers(tmp_path, content):
     path = tmp_path / "ledger"
@@ -223,7 +263,7 @@ def test_files_that_are_no_ledgers(tmp_path, content):
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_changed_bytes_anywhere(sound, copy, seed):
     """Whatever is still called sound holds the very same blocks and records."""
     draw, data = random.Random(seed), bytearray(copy.read_bytes())
@@ -309,7 +349,7 @@ def test_any_time_can_be_shown(tmp_path):
 
 def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path):
     peaks = []
-    for length in (100, 1000):
+    for length in (100, 500):
         path = tmp_path / f"{length}.sqlite"
         filled(path, {ANN: length}, filling=400)
         audit(path, GENESIS)
@@ -317,7 +357,7 @@ def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path):
         assert audit(path, GENESIS).blocks == length
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 50_000  # a thousand blocks have a megabyte
+    assert peaks[1] < peaks[0] + 50_000  # four hundred blocks more have 400 kB
 
 
 def test_a_fault_says_where():

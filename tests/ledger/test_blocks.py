@@ -78,7 +78,7 @@ def test_a_records_signature_is_no_blocks():
 @pytest.mark.parametrize(
     "bad",
     [{"records": []}, {"height": -1}, {"height": 1, "previous": GENESIS}, {"genesis": b"short"}, {"time": -1}],
-    ids=str,
+    ids=range(5),
 )
 def test_nobody_makes_a_block_that_others_refuse(bad):
     good = {"identity": ANN, "genesis": GENESIS, "height": 0, "previous": GENESIS, "records": RECORDS, "time": 5}

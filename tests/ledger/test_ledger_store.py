@@ -1,5 +1,6 @@
 """The store: what is put in is there after a restart, and nothing else."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -196,6 +197,22 @@ except LedgerError as error:
     LedgerStore(path, GENESIS).close()
 
 
+def test_a_closed_ledger_is_free_although_a_forked_process_lives_on(path):
+    with LedgerStore(path, GENESIS):
+        waits, ends = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(ends)
+            os.read(waits, 1)
+            os._exit(0)
+    try:
+        LedgerStore(path, GENESIS).close()
+    finally:
+        os.close(ends)
+        os.waitpid(child, 0)
+        os.close(waits)
+
+
 def test_a_newer_version_is_refused_and_not_touched(path):
     filled(path, {ANN: 3})
     with sqlite3.connect(path) as db:
@@ -214,6 +231,9 @@ def test_other_files_are_refused_and_not_touched(path):
     db.close()
     with pytest.raises(LedgerError, match="another program's database"):
         LedgerStore(path, GENESIS)
+    with pytest.raises(LedgerError, match="the file is empty"):
+        path.with_name("empty").touch()
+        LedgerStore(path.with_name("empty"), GENESIS)
     for content in (path.read_bytes(), b"", b"x", b"a poem of no great length\n" * 999, bytes(8192)):
         path.write_bytes(content)
         with pytest.raises(LedgerError) as caught:
@@ -269,3 +289,17 @@ def test_a_block_set_aside_joins_its_chain_when_those_before_have_come(path):
         assert store.blocks(ANN.id) == ANNS[:6]
     with LedgerStore(path, GENESIS) as store:
         assert store.awaited(ANN.id) is None
+
+
+def test_a_crash_before_blocks_are_joined_is_made_good_on_opening(path):
+    filled(path, {ANN: 2})
+    more = chain(ANN, 4)[2:]
+    with sqlite3.connect(path) as db:
+        for height, full in enumerate(more, start=2):
+            db.execute("INSERT INTO aside (author, height, data) VALUES (?, ?, ?)", (ANN.id, height, full.encode()))
+        db.execute("INSERT INTO aside (author, height, data) VALUES (?, 1, x'00')", (ANN.id,))
+    db.close()
+    with LedgerStore(path, GENESIS) as store:
+        assert store.awaited(ANN.id) is None
+        assert store.blocks(ANN.id, 2) == more
+        assert store._db.execute("SELECT count(*) FROM aside").fetchone() == (0,)

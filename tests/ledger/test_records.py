@@ -143,7 +143,7 @@ def test_signed_by_hand_is_taken_when_it_is_in_form():
         b"\x81\xa1a" + b"\x91" * 60000 + b"\x01",
         b"\x81\xa1a" + b"\x91" * 8 + b"\x01",  # one deeper than allowed
     ],
-    ids=lambda body: body[:12].hex(),
+    ids=range(29),
 )
 def test_other_encodings_of_a_content_are_refused(body):
     with pytest.raises(LedgerError):
@@ -176,7 +176,7 @@ def test_other_encodings_of_a_content_are_refused(body):
         {"body": None},
         {"body": canonical({"a": b"x" * (MOST_BYTES - 8)}) + b"x" * 9},
     ],
-    ids=str,
+    ids=range(22),
 )
 def test_fields_out_of_bounds_are_refused_though_signed(fields):
     with pytest.raises(LedgerError):
@@ -210,7 +210,7 @@ def test_longer_headers_around_a_record_are_refused():
         ({"a": "x" * MOST_BYTES}, "too long"),
         ({"a": [[[[[[[[1]]]]]]]]}, "deeper"),
     ],
-    ids=lambda value: value if isinstance(value, str) else None,
+    ids=range(11),
 )
 def test_content_without_a_canonical_form_is_refused(content, says):
     with pytest.raises(LedgerError, match=says):
@@ -227,7 +227,7 @@ def test_content_without_a_canonical_form_is_refused(content, says):
         {"time": 1 << 70},
         {"parents": [b"short"]},
     ],
-    ids=str,
+    ids=range(6),
 )
 def test_nobody_makes_a_record_that_others_refuse(bad):
     with pytest.raises(LedgerError):

@@ -28,7 +28,7 @@ class Opened:
     db: sqlite3.Connection
     heads: dict[PeerId, Block]
     aside: dict[PeerId, int]
-    """By author, the height of the last block that is known while some before it are not."""
+    """By author, the height of the last block that is known while some before it may not be."""
     damage: Damage | None = None
     """What had to be mended."""
 
@@ -84,8 +84,7 @@ def _load(path: Path, genesis: bytes) -> Opened:
         if isinstance(error, tables.FAULTS):
             raise tables.translated(error, path) from error
         raise
-    aside = {author: height for author, height in highest if author not in heads or height > heads[author].height}
-    return Opened(db, heads, aside)
+    return Opened(db, heads, dict(highest))
 
 
 def _require_structure(db: sqlite3.Connection, path: Path) -> None:

@@ -65,8 +65,6 @@ def _payload(file: BinaryIO, page: bytes, at: int, length: int) -> bytes | None:
         if len(where) < _NUMBER.size or where == bytes(_NUMBER.size):
             return None
         more = _page(file, _NUMBER.unpack(where)[0], len(page))
-        if len(more) < len(page):
-            return None
         where, payload = more[: _NUMBER.size], payload + more[_NUMBER.size :]
     return payload[:length]
 

@@ -74,7 +74,6 @@ def salvage(path: Path, genesis: bytes, what: str) -> Damage:
 def _fold(path: Path) -> None:
     """Have SQLite copy the pages of the write-ahead log into the file, if it can read that much."""
     with suppress(*tables.FAULTS), closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA writable_schema=ON")  # opens a file that is shorter than its header says
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
@@ -132,6 +131,5 @@ def _replace(path: Path, fresh: Path) -> Path:
     log = path.with_name(f"{path.name}-wal")
     if log.exists() and log.stat().st_size:
         log.rename(kept.with_name(f"{kept.name}-wal"))  # it would be played into the new file
-    tables.remove_logs(path)
     tables.replace(fresh, path)
     return kept

@@ -52,7 +52,7 @@ class LedgerStore:
         """What opening had to mend; None for a sound file."""
         self._db, self._heads, self._aside = opened.db, opened.heads, opened.aside
         for author in sorted(self._heads.keys() & self._aside.keys()):
-            with suppress(LedgerError):  # a full disk: they wait on
+            with suppress(LedgerError):  # the disk is full: they wait on
                 self._join(author)
 
     def close(self) -> None:
