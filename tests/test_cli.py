@@ -21,7 +21,16 @@ from coterie.runtime.results import Result, RunDirectory
 from coterie.spec import TABLES
 
 COMMANDS = (
-    "new", "run", "resume", "matrix", "report", "reproduce", "datasets", "protocols", "rules", "attacks"
+    "new",
+    "run",
+    "resume",
+    "matrix",
+    "report",
+    "reproduce",
+    "datasets",
+    "protocols",
+    "rules",
+    "attacks",
     "node",
     "doctor",
     "audit",
