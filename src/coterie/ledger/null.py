@@ -10,7 +10,11 @@ class Ledger(Protocol):
     """Where a peer leaves the trace of what it decided."""
 
     def append(self, kind: str, content: Mapping[str, str | int | float]) -> None:
-        """Add a record of a ``kind``, such as ``round``."""
+        """Add a record of a ``kind``, such as ``model``."""
+        ...
+
+    async def confirms(self, author: str, kind: str, content: Mapping[str, str | int | float]) -> bool:
+        """Whether the peer ``author`` has signed a record of this kind and content."""
         ...
 
 
@@ -19,3 +23,7 @@ class NullLedger:
 
     def append(self, kind: str, content: Mapping[str, str | int | float]) -> None:
         """Forget the record."""
+
+    async def confirms(self, author: str, kind: str, content: Mapping[str, str | int | float]) -> bool:
+        """Always: nothing is recorded, so there is nothing to compare with."""
+        return True

@@ -43,7 +43,7 @@ async def gossip(
         returned = True
         if "vector" in memory:
             await peer.learner.adopt(memory["vector"])
-        elif others := await peer.pull(peer.random.sample(peer.neighbours, degree), 0):
+        elif others := await peer.confirmed(await peer.pull(peer.random.sample(peer.neighbours, degree), 0)):
             # Late, or without memory: begin between the others' models; the median bears a minority of liars.
             await peer.learner.aggregate(others, round, degree=degree, rule="median")
 

@@ -255,9 +255,8 @@ class Peer:
 
     def publish(self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model") -> None:
         """Let others pull this snapshot from now on; answers those who wait for this round. The ledger records it."""
-        digest = snapshot.digest().hex()
-        self.ledger.append("model", {"channel": channel, "round": round, "vector": digest})
         model = Model(round, channel, snapshot, self.learner.samples, degree)
+        self.ledger.append("model", _content(model))
         if self.rounds_kept and channel in self.memory.published:
             earlier = self._earlier.setdefault(channel, [])
             earlier.append(self.memory.published[channel])
@@ -289,6 +288,17 @@ class Peer:
             elif reply is not None:
                 self.metrics.dropped(peer, MessageError("a reply to a pull was not what was asked for", where=peer))
         return models
+
+    async def confirmed(self, models: Mapping[PeerId, Model]) -> dict[PeerId, Model]:
+        """Those of the models of which their senders have signed a record, where there is a ledger at all."""
+        found: dict[PeerId, Model] = {}
+        for sender, model in models.items():
+            if await self.ledger.confirms(sender, "model", _content(model)):
+                found[sender] = model
+            else:
+                error = MessageError("a model of which its sender's chain knows nothing", where=sender)
+                self.metrics.dropped(sender, error)
+        return found
 
     def _on_pull(self, sender: PeerId, envelope: Envelope, pull: Pull) -> None:
         earlier = (model for model in self._earlier.get(pull.channel, ()) if model.round == pull.round)
@@ -435,6 +445,11 @@ class Peer:
         for question in together.posted:
             self._questions.pop(question.number, None)
         together.posted = []  # a question knows those asked with it: replies, vectors among them, would stay in a cycle
+
+
+def _content(model: Model) -> dict[str, str | int]:
+    """What the ledger records of a published model."""
+    return {"channel": model.channel, "round": model.round, "vector": model.vector.digest().hex()}
 
 
 def _served(pull: Message, model: Model) -> bool:

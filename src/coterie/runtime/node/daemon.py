@@ -29,6 +29,7 @@ from coterie.network.join import JoinPort
 from coterie.network.limits import Limits
 from coterie.protocols import Peer, Topology
 from coterie.protocols.membership import Host, Issues, Spread, invite
+from coterie.runtime.node.chains import Chains
 from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.contacts import Contacts
 from coterie.runtime.node.control import ControlServer
@@ -68,6 +69,8 @@ class Node:
         with self.home.locked(), contextlib.ExitStack() as closing:
             self.charter = Charter(self.home.path, self.table.federation)
             closing.callback(self.charter.close)
+            if self.charter.store.damage is not None:
+                _log.warning("%s", self.charter.store.damage)
             if self.home.spec_text is not None:
                 self.spec = self._checked_spec()
             await self._serve(closing)
@@ -88,7 +91,10 @@ class Node:
             listen=self.table.listen,
             dropped=lambda peer, reason: _log.warning("dropped of %s: %s", short_name(peer), reason),
         )
-        self.peer: Peer = new_peer(identity.id, self.transport, _Ledger(PeerLedger(identity, self.charter.store)))
+        own = PeerLedger(identity, self.charter.store)
+        ledger = _Ledger(own)
+        self.peer: Peer = new_peer(identity.id, self.transport, ledger)
+        ledger.chains = self.chains = Chains(self.peer, self.charter.store, own, self._ever_members)
         self.peer.handle(StandingAsk, lambda sender, question: self._standing())
         self.peer.handle(SpecAsk, self._on_spec_ask)
         self.peer.handle(ReachAsk, lambda sender, question: self.contacts.can_dial(sender))
@@ -124,6 +130,7 @@ class Node:
             for title, work in (
                 ("membership", spread.run()),
                 ("discovery", self.contacts.run()),
+                ("chains", self.chains.run()),
                 ("protocol", self._take_part()),
             )
         ]
@@ -184,6 +191,11 @@ class Node:
                     _log.warning("a member sent a spec that the founder has not signed")
             await asyncio.sleep(_LOOK)
 
+    def _ever_members(self) -> set[PeerId]:
+        """Those whose chains are kept: an auditor wants those of former members too."""
+        membership = self.charter.membership
+        return {*membership.members, *membership.expelled, *membership.left}
+
     def _others(self) -> list[PeerId]:
         return [peer for peer in self.charter.peers if peer != self.identity.id]
 
@@ -223,6 +235,7 @@ class Node:
             self.state = "spare"
             return
         number = ids.index(self.identity.id)
+        await self.chains.recover(self._others())
         site, topology, attackers = await asyncio.to_thread(self._open_site, spec, ids, number)
         self._site, self.state = site, "ready"
         returned = site.store.get(spec.federation.protocol) is not None
@@ -417,9 +430,14 @@ class _Ledger:
     """Appends to the peer's chain. What cannot be written now, as on a full disk, is kept for the next time, in order:
     the protocol does not wait for an operator."""
 
+    chains: Chains
+
     def __init__(self, ledger: PeerLedger) -> None:
         self._ledger = ledger
         self._waiting: list[tuple[str, Mapping[str, Any]]] = []
+
+    async def confirms(self, author: PeerId, kind: str, content: Mapping[str, Any]) -> bool:
+        return await self.chains.confirms(author, kind, content)
 
     def append(self, kind: str, content: Mapping[str, Any]) -> None:
         self._waiting.append((kind, content))

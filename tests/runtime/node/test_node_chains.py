@@ -1,0 +1,179 @@
+"""Members keep each other's chains: over a network in memory, with stores on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coterie.errors import LedgerError
+from coterie.identity import Identity
+from coterie.ledger import Equivocation, LedgerStore, NullLedger, PeerLedger, Record, audit
+from coterie.network import Codec, Frame
+from coterie.protocols import Peer
+from coterie.runtime.node.chains import ChainBlocks, ChainHeads, Chains
+from coterie.runtime.node.newcomer import new_peer
+
+GENESIS = Record.make(Identity.from_seed(bytes([9] * 32)), "genesis", {"a": 1}, (), 1)
+
+
+@dataclass
+class Site:
+    """A node reduced to its chains."""
+
+    number: int
+    folder: Path
+    wire: dict[str, Peer]
+    bytes_sent: int = 0
+    members: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.identity = Identity.from_seed(bytes([self.number] * 32))
+        self.path = self.folder / f"{self.number}.sqlite"
+        self.open()
+
+    def open(self) -> None:
+        self.store = LedgerStore(self.path, GENESIS.id)
+        self.store.put_record(GENESIS)
+        self.own = PeerLedger(self.identity, self.store)
+        self.peer = new_peer(self.identity.id, self, NullLedger())
+        self.chains = Chains(self.peer, self.store, self.own, lambda: self.members)
+        self.wire[self.identity.id] = self.peer
+
+    def post(self, to: str, frame: Frame, failed: Callable[[], None]) -> None:
+        again = Codec().encode(Codec().parse(b"".join(bytes(piece) for piece in frame.chunks())))
+        asyncio.get_running_loop().call_soon(self.wire[to].receive, self.identity.id, again)
+
+    @property
+    def height(self) -> int:
+        head = self.own.head
+        return -1 if head is None else head.height
+
+    @property
+    def refused(self) -> int:
+        return sum(self.peer.metrics.refused.values())  # type: ignore[attr-defined]
+
+
+def run(folder: Path, work: Callable[..., Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        wire: dict[str, Peer] = {}
+        sites = [Site(number, folder, wire) for number in (1, 2, 3)]
+        for site in sites:
+            site.members = {one.identity.id for one in sites}
+        try:
+            await asyncio.wait_for(work(*sites), 30)
+        finally:
+            for site in sites:
+                site.store.close()
+
+    asyncio.run(main())
+
+
+def test_chains_come_to_those_who_ask(tmp_path: Path) -> None:
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        for number in range(5):
+            ann.own.append("model", {"round": number})
+        bob.own.append("model", {"round": 0})
+        await bob.chains.pull(ann.identity.id)
+        await cyd.chains.pull(bob.identity.id)
+        for site in (bob, cyd):
+            head = site.store.head(ann.identity.id)
+            assert head is not None
+            assert head.height == 4
+        ann.own.append("model", {"round": 5})
+        assert await cyd.chains.confirms(ann.identity.id, "model", {"round": 5})
+        assert not await cyd.chains.confirms(ann.identity.id, "model", {"round": 6})
+        assert not await cyd.chains.confirms(bob.identity.id, "model", {"round": 5})
+        assert audit(cyd.path, GENESIS.id).fault is None
+        assert audit(cyd.path, GENESIS.id).blocks == 7
+
+    run(tmp_path, work)
+
+
+def test_a_node_that_lost_the_end_of_its_chain_gets_it_back(tmp_path: Path) -> None:
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        ann.own.append("model", {"round": 0})
+        ann.store.close()
+        shutil.copy(ann.path, tmp_path / "older")
+        ann.open()
+        for number in range(1, 4):
+            ann.own.append("model", {"round": number})
+        await bob.chains.pull(ann.identity.id)
+        ann.store.close()
+        for path in tmp_path.glob("1.sqlite*"):
+            path.unlink()
+        shutil.copy(tmp_path / "older", ann.path)
+        ann.open()
+        assert ann.height == 0
+        await ann.chains.recover([bob.identity.id, cyd.identity.id])
+        assert ann.height == 3
+        ann.own.append("model", {"round": 4})
+        await bob.chains.pull(ann.identity.id)
+        assert bob.own.head is None  # nothing to record: no contradiction
+
+    run(tmp_path, work)
+
+
+def test_two_blocks_for_one_height_are_recorded(tmp_path: Path) -> None:
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        ann.own.append("model", {"round": 0})
+        await bob.chains.pull(ann.identity.id)
+        with LedgerStore(tmp_path / "twin", GENESIS.id) as twin:
+            PeerLedger(ann.identity, twin).append("model", {"round": 99})
+            await cyd.chains.pull(cyd.identity.id)
+            cyd.store.receive(twin.blocks(ann.identity.id), {ann.identity.id})
+        await bob.chains.pull(cyd.identity.id)
+        await bob.chains.pull(cyd.identity.id)
+        head = bob.own.head
+        assert head is not None
+        assert head.height == 0  # once, however often it is seen
+        (full,) = bob.store.blocks(bob.identity.id)
+        content = Record.decode(full.records[0]).content
+        assert content["author"] == ann.identity.id
+        assert Equivocation.decode(bytes.fromhex(content["evidence"])).author == ann.identity.id
+
+    run(tmp_path, work)
+
+
+def test_junk_is_refused_and_counted(tmp_path: Path) -> None:
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        ann.own.append("model", {"round": 0})
+        (good,) = ann.store.blocks(ann.identity.id)
+        from coterie.ledger import FullBlock
+        from coterie.runtime.node.chains import ChainAsk, ChainHeadsAsk
+
+        ann.peer.handle(ChainHeadsAsk, lambda *_: ChainHeads(ann.store.heads()))
+        for block in (FullBlock(b"junk", (b"x",)), FullBlock(good.block, (b"junk",)), FullBlock(good.block, ())):
+            ann.peer.handle(ChainAsk, lambda *_, block=block: ChainBlocks((block,)))
+            await bob.chains.pull(ann.identity.id)
+            assert bob.store.head(ann.identity.id) is None
+        assert bob.refused == 3
+        bob.members.discard(ann.identity.id)
+        bob.chains._members = lambda: {bob.identity.id}  # type: ignore[method-assign]
+        before = bob.refused
+        await ann.peer.ask_all([bob.identity.id], ChainHeadsAsk(), 0.2)
+        assert bob.refused == before + 1  # a stranger asks
+
+    run(tmp_path, work)
+
+
+def test_nothing_is_signed_over_blocks_that_others_have(tmp_path: Path) -> None:
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        for number in range(3):
+            ann.own.append("model", {"round": number})
+        await bob.chains.pull(ann.identity.id)
+        last = bob.store.blocks(ann.identity.id, 2)[0]
+        ann.store.close()
+        for path in tmp_path.glob("1.sqlite*"):
+            path.unlink()
+        ann.open()
+        ann.own.caught_up(last)
+        with pytest.raises(LedgerError, match="missing here"):
+            ann.own.append("model", {"round": 9})
+
+    run(tmp_path, work)
