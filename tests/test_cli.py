@@ -93,7 +93,7 @@ def test_help_names_every_command_and_no_others():
     assert all(command in shown for command in (*COMMANDS, "federation"))
 
 
-FEDERATION = ("init", "invite", "join", "status", "expel", "countersign")
+FEDERATION = ("init", "invite", "join", "status", "expel", "countersign", "renew")
 
 
 @pytest.mark.parametrize("command", FEDERATION)

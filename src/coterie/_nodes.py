@@ -212,6 +212,13 @@ def countersign(
     success("signed")
 
 
+@federation.command(epilog="Example: coterie federation renew --home a")
+def renew(home: Home) -> None:
+    """Take a new transport certificate now. Nodes do so by themselves in time; after a leak, do it at once."""
+    answer = _ask(home, "renew")
+    success(f"the new certificate has the SHA-256 fingerprint {answer['fingerprint']}")
+
+
 def node(
     home: Home,
     as_json: Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")] = False,

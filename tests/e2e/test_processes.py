@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from real_nodes import DEADLINE, Door, federation, kill, wait_until
@@ -238,6 +239,30 @@ def test_everything_is_stopped_and_goes_on(tmp_path: Path) -> None:
         made.introduce()
         made.wait_until_done()
         assert min(made.accuracy(node) for node in made.nodes) > 0.6
+
+
+def test_a_certificate_is_renewed_while_models_travel(tmp_path: Path) -> None:
+    """Compressed models meanwhile; nobody loses a record, and the node is still met by its new certificate."""
+    with federation(tmp_path, **{"federation.rounds": 150}) as made:
+        for node in made.nodes:
+            node.home.save(node.home.table.model_copy(update={"compression": "zstd"}))
+        made.start()
+        renewed = made.nodes[1]
+        made.wait_for_round(renewed, 3)
+        before = renewed.home.transport.certificate
+        renewed.ask("renew")
+        assert renewed.home.transport.certificate != before
+        made.wait_until_done()
+        kill(renewed)
+        made.restart(renewed)
+        wait_until("it is met again", lambda: _met(made.status(made.nodes[0]), renewed.peer))
+        made.stop()
+        for node in made.nodes:
+            assert [record.content["round"] for record in made.records(node)][:150] == list(range(150))
+
+
+def _met(status: dict[str, Any], peer: str) -> bool:
+    return any(member["peer"] == peer and member["connected"] for member in status.get("members", ()))
 
 
 def test_a_status_comes_while_it_trains(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import logging
 import signal
 import statistics
@@ -21,7 +22,7 @@ from typing import Any
 from coterie import data
 from coterie.adversary import attackers as attackers_of
 from coterie.errors import CoterieError, LedgerError, NodeError
-from coterie.identity import PeerId, short_name, verify
+from coterie.identity import PeerId, TransportKey, short_name, verify
 from coterie.ledger import PeerLedger
 from coterie.network import Frame
 from coterie.network.grpc.transport import GrpcTransport
@@ -48,6 +49,10 @@ _LOOK = 1.0
 """Seconds between two looks at whether the others are ready."""
 _ANSWER = 5.0
 _DAY_MS = 86_400_000
+_RENEW_BEFORE = datetime.timedelta(days=30)
+_RENEW_LOOK = 6 * 3600.0
+_HEARD = 5.0
+"""Seconds for the news of a certificate to reach those connected; others fetch it when they meet this node's peers."""
 _AT_WORK = ("ready", "training", "done")
 _log = logging.getLogger("coterie.node")
 
@@ -89,6 +94,7 @@ class Node:
             self._receive,
             limits,
             listen=self.table.listen,
+            compression=self.table.compression,
             dropped=lambda peer, reason: _log.warning("dropped of %s: %s", short_name(peer), reason),
         )
         own = PeerLedger(identity, self.charter.store)
@@ -115,6 +121,7 @@ class Node:
                 "invite": self._on_invite,
                 "expel": self._on_expel,
                 "countersign": self._on_countersign,
+                "renew": self._on_renew,
                 "stop": self._on_stop,
             },
         )
@@ -131,6 +138,7 @@ class Node:
                 ("membership", spread.run()),
                 ("discovery", self.contacts.run()),
                 ("chains", self.chains.run()),
+                ("certificate", self._keep_certificate()),
                 ("protocol", self._take_part()),
             )
         ]
@@ -220,6 +228,25 @@ class Node:
         port = JoinPort(transport_key, host.answer, self.table.join)
         await port.start()
         return port
+
+    async def _keep_certificate(self) -> None:
+        """Take a new transport certificate well before the old one ends; the others hear of it first."""
+        while True:
+            left = self.home.transport.certificate.ends - datetime.datetime.now(datetime.UTC)
+            if left < _RENEW_BEFORE and self.identity.id in self.charter.membership.members:
+                await self.renew_certificate()
+            await asyncio.sleep(_RENEW_LOOK)
+
+    async def renew_certificate(self) -> None:
+        """Announce a new one, wait until members have heard, and use it. Open invitations name the old one, and end."""
+        fresh = TransportKey.new(self.identity)
+        self.charter.book.renew(self.identity, fresh.certificate)
+        await asyncio.sleep(_HEARD)
+        self.home.save_transport(fresh)
+        self.transport.rotate(fresh)
+        if self.join_port is not None:
+            self.join_port.rotate(fresh)
+        _log.info("uses a new transport certificate")
 
     # The protocol
 
@@ -399,6 +426,10 @@ class Node:
     async def _on_countersign(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         self.charter.book.countersign(self.identity, bytes.fromhex(request["record"]))
         return {}
+
+    async def _on_renew(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self.renew_certificate()
+        return {"fingerprint": self.home.transport.certificate.fingerprint.hex()}
 
     async def _on_stop(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         self.stop()

@@ -117,7 +117,7 @@ def _certificate(home: Home) -> str:
         raise NodeError(
             f"it ends in {days} days",
             where="transport.pem",
-            remedy="Restart the node: it makes and announces a new one.",
+            remedy="Start the node while it is good: it takes a new one, and tells the others.",
         )
     return f"good for {days} days"
 

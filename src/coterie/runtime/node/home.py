@@ -22,7 +22,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from cryptography.hazmat.primitives import serialization
@@ -60,6 +60,8 @@ class NodeTable(BaseModel):
     """Contacts of that table to begin with; any node of the federation that takes part will do."""
     private_networks: bool = False
     """Whether members are on loopback, private or link-local addresses."""
+    compression: Literal["none", "fp16", "int8", "zstd"] = "none"
+    """How models are sent to those who can read it: zstd loses nothing, fp16 and int8 round."""
     dataset: str | None = None
     """This site's own data, such as ``csv:/data/ward-7.csv``; by default its part of the spec's data set."""
     base: str | None = None
