@@ -319,13 +319,14 @@ def test_streams_that_are_cut_while_writing_leave_nothing_behind():
             counts = []
             for number in range(40):
                 await until(lambda: listening.transport.connected and dialling.transport.connected)
-                link = dialling.transport._links[listening.id]
+                link, seen = dialling.transport._links[listening.id], len(listening.got)
+                stream = link.streams[0]
                 dialling.send(listening, vectors("x", snapshot(700_000)))
                 listening.send(dialling, f"never read {number}")
-                await until(lambda link=link: link._busy is not None)
+                await until(lambda link=link, seen=seen: link._busy is not None or len(listening.got) > seen)
                 listening.transport._links[dialling.id].streams[0].end("cut")
                 link._pause = 0.001
-                await until(lambda link=link: not link.streams)
+                await until(lambda link=link, stream=stream: stream not in link.streams)
                 dialling.transport.set_address(listening.id, None)
                 dialling.transport.set_address(listening.id, listening.address)
                 counts.append(len(asyncio.all_tasks()))
