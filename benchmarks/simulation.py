@@ -16,6 +16,7 @@ MNIST for 20 rounds, through the command line.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -95,6 +96,7 @@ class Ours:
 
         with Simulation(spec, data.load(spec.dataset, None), executor, lambda _: None, lambda *_: None) as simulation:
             yield simulation
+        gc.collect()  # a finished simulation is full of cycles, and holds shared memory until they are found
 
 
 def write_images(folder: Path, peers: int) -> None:
@@ -224,6 +226,8 @@ def memory(folder: Path, pool: WorkerPool) -> None:
     """The most memory used at once, and the matrices that are kept, for 1,000 peers of each model."""
     for model in ("softmax", "mlp", "lenet"):
         write_images(folder, 1000)
+        write_images(folder, 10)
+        Ours(model, 10, folder, pool, {})(1)  # the workers let go of what was before
         ours = Ours(model, 1000, folder, pool, {})
         with Memory(os.getpid()) as watched, ours.simulation(3) as simulation:
             simulation.federation.run()
