@@ -219,7 +219,8 @@ class _Snapshot:
 
     def __init__(self, reference: Reference, lossy: bool) -> None:
         self._layout = reference.layout.hex()
-        self._elements: Elements = np.empty(reference.size, dtype=np.float32)
+        # Not np.empty: it asks for huge pages, which cost more here than they save, as each snapshot is new memory.
+        self._elements: Elements = torch.empty(reference.size, dtype=torch.float32).numpy()
         self._at = 0
         self.held = hashlib.sha256()
         self.sent = hashlib.sha256() if lossy else self.held

@@ -151,11 +151,11 @@ class Link:
             self._lost(waiting, whole=last and not error.untouched)
             return
         except asyncio.CancelledError:
-            waiting.failed()
+            self._station.tell(waiting.failed)
             raise
         except Exception as error:
             log.error("a frame to %s cannot be sent: %s", short_name(self.peer), error)
-            waiting.failed()
+            self._station.tell(waiting.failed)
         else:
             route.settle(waiting.failed)
         self._queued -= waiting.nbytes
@@ -164,7 +164,7 @@ class Link:
         """It did not go out, or not whole: once more from the start, unless its end was already on the way."""
         if whole or waiting.tries >= _TRIES or self._closed or self._unreachable:
             self._queued -= waiting.nbytes
-            waiting.failed()
+            self._station.tell(waiting.failed)
         else:
             self._queue.appendleft(waiting)
             if self.route() is None:
@@ -381,4 +381,4 @@ class Link:
         waiting, self._queue = self._queue, deque()
         for each in waiting:
             self._queued -= each.nbytes
-            each.failed()
+            self._station.tell(each.failed)

@@ -16,9 +16,6 @@ _PING_TIMEOUT_MS = 20_000
 _WINDOW = 4 << 20
 """Bytes under way on a stream before the receiver must have read some: the bandwidth-delay product of 300 Mbit/s and
 100 ms. It also bounds what gRPC buffers for a stream that is not read."""
-_FRAME = 1 << 20
-"""Longer HTTP/2 frames than the 16 KiB of the standard: fewer of them a piece."""
-_READ = 1 << 20
 
 Options = list[tuple[str, Any]]
 
@@ -33,11 +30,6 @@ def common() -> Options:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", _WINDOW),
-        ("grpc.http2.max_frame_size", _FRAME),
-        ("grpc.http2.write_buffer_size", _FRAME),
-        ("grpc.experimental.tcp_read_chunk_size", _READ),
-        ("grpc.experimental.tcp_min_read_chunk_size", 1 << 16),
-        ("grpc.experimental.tcp_max_read_chunk_size", _READ),
     ]
 
 

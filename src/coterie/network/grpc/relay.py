@@ -316,7 +316,7 @@ class RelayRoute:
 
     def settle(self, failed: Callable[[], None]) -> None:
         if self.retired:
-            failed()
+            self._station.tell(failed)
         elif self._sealer.received < self._sealer.sent:
             self._unsettled.append((self._sealer.sent, failed))
 
@@ -338,7 +338,7 @@ class RelayRoute:
         self._room.set()
         unsettled, self._unsettled = self._unsettled, deque()
         for _, failed in unsettled:
-            failed()
+            self._station.tell(failed)
 
     @property
     def _patience(self) -> float:

@@ -58,6 +58,13 @@ class Station:
         except Exception:
             log.exception("a frame of %s raised an error where it was received", short_name(sender))
 
+    def tell(self, failed: Callable[[], None]) -> None:
+        """Say that a frame has failed. What that raises is logged, and goes no further."""
+        try:
+            failed()
+        except Exception:
+            log.exception("the callback for failed frames raised an error")
+
     def drop(self, sender: PeerId, kind: str, detail: str = "") -> None:
         """Count something against ``sender``; ``kind`` is one of few. Logged when the count is a power of two."""
         key = sender, kind
