@@ -11,6 +11,7 @@ import heapq
 import os
 import pickle
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -178,8 +179,11 @@ class WorkerPool:
             raise self._lost(worker) from None
 
     def _lost(self, worker: _Worker) -> WorkerLost:
+        status = worker.process.wait()
+        if status == -signal.SIGINT:
+            raise KeyboardInterrupt  # Ctrl-C met it before it had a process group of its own
         return WorkerLost(
-            f"a worker process ended with status {worker.process.wait()}",
+            f"a worker process ended with status {status}",
             where=f"worker {self._workers.index(worker)}",
             remedy="If the machine was out of memory, take fewer peers, a smaller model or fewer --workers.",
         )
