@@ -42,10 +42,18 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
     async def main() -> None:
         await asyncio.wait_for(test(), 60)
-        for _ in range(5):  # gRPC reports the ends of its calls, to this loop and no later one
-            await asyncio.sleep(0.002)
+        await settled()
 
     asyncio.run(main())
+
+
+async def settled() -> None:
+    """Wait until nothing goes on in this loop: gRPC trips over calls that end after their loop was closed."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 2
+    while len(asyncio.all_tasks()) > 1 and loop.time() < end:
+        await asyncio.sleep(0.002)
+    await asyncio.sleep(0.005)
 
 
 async def until(condition: Callable[[], object], what: str = "the condition") -> None:

@@ -41,6 +41,7 @@ async def visited(limits=QUICK, **more):
         async with Intruder(listening, world.sites[2].key) as intruder:
             await intruder.greet()
             intruder.id = world.sites[2].id
+            await until(lambda: intruder.id in listening.transport.connected)
             yield listening, dialling, intruder
             dialling.send(listening, "honest")
             await until(lambda: (dialling.id, "honest") in [(s, m.text) for s, m in listening.got])
@@ -247,11 +248,11 @@ def test_a_reader_that_does_not_read_is_cut_off():
     async def test():
         async with visited(stall_seconds=0.2, minimum_bytes_a_second=float(8 << 20)) as (listening, _, intruder):
             failed = []
-            await until(lambda: intruder.id in listening.transport.connected)
-            stream = listening.transport._links[intruder.id].streams[0]
             for seed in range(6):
                 frame = vectors("x", snapshot(ELEMENTS, seed))
                 listening.transport.post(intruder.id, frame, lambda: failed.append(1))
+            link = listening.transport._links[intruder.id]
+            stream = link.streams[0]
             await until(lambda: stream.ended)
             assert stream.ended == "the other end does not read"
 
