@@ -182,11 +182,14 @@ def matrix(
 
 
 @app.command(epilog="Example: coterie report runs/digits")
-def report(run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN", show_default=False)]) -> None:
-    """Make the plots and report.html of a run directory again."""
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory, or a matrix's.", metavar="RUN", show_default=False)],
+) -> None:
+    """Make the plots and report.html of a run directory again; of a matrix, its tables and heat maps."""
+    from coterie.runtime.matrix import is_matrix, write_tables
     from coterie.runtime.report import write_report
 
-    success(f"Wrote {write_report(run)}")
+    success(f"Wrote {write_tables(run) if is_matrix(run) else write_report(run)}")
 
 
 @app.command(epilog="Example: coterie reproduce papaya --quick")
@@ -317,6 +320,7 @@ def _summary(result: Result) -> str:
         lines.append(f"seeds        {', '.join(map(str, result.seeds))} (mean ± standard deviation)")
     if result.attack_rate is not None:
         lines.append(f"attack rate  {100 * result.attack_rate:.1f} %")
+    lines += [f"{name:<13}{value:.3f}" for name, value in result.metrics.items()]
     each = result.bytes_sent / max(1, result.peers)
     lines.append(f"sent         {size(each)} a peer")
     lines.append(f"time         {duration(result.seconds)}{' a seed' if result.seeds else ''}")

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +213,36 @@ def test_the_command_prints_the_tables_or_one_object(done: Path, tmp_path: Path)
     asked = CliRunner().invoke(app, [*words, "--json"])
     assert json.loads(asked.stdout) == json.loads((done / "matrix.json").read_text())
     assert asked.stderr == ""
-    refused = CliRunner().invoke(app, [*words, "--json", "--seed", "3"])
-    assert refused.exit_code == 2
-    assert json.loads(refused.stdout)["error"]["code"] == "spec"
+
+
+def test_seeds_may_be_added_and_left_out(done: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(done, copy)
+    before = (copy / "cells.jsonl").read_text().splitlines()
+    record = run_matrix(SMALL, out=copy, seeds=[1, 3]).record
+    after = (copy / "cells.jsonl").read_text().splitlines()
+    assert record["seeds"] == [1, 3]
+    assert after[: len(before)] == before
+    assert [json.loads(line)["seed"] for line in after[len(before) :]] == [3] * (len(after) - len(before)) != []
+
+
+def test_report_makes_the_tables_of_a_matrix_again(done: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(done, copy)
+    for name in ("matrix.md", "matrix.png"):
+        (copy / name).unlink()
+    shown = CliRunner().invoke(app, ["report", str(copy)])
+    assert shown.exit_code == 0
+    assert (copy / "matrix.md").read_bytes() == (done / "matrix.md").read_bytes()
+    assert (copy / "matrix.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": "coterie.matrix/9"}'])
+def test_figures_that_are_none_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "matrix.json").write_text(content)
+    shown = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert shown.exit_code == 2
+    assert "not figures of schema" in shown.stderr
 
 
 @pytest.mark.parametrize(
@@ -222,7 +250,6 @@ def test_the_command_prints_the_tables_or_one_object(done: Path, tmp_path: Path)
     [
         (SMALL | {"training": {"local_steps": 4}}, "training.local_steps is 4 and was 3"),
         (with_matrix(fractions=[0.2]), "matrix.fractions is [0.2] and was [0.4]"),
-        (SMALL | {"federation": {**SMALL["federation"], "seed": [1, 2, 3]}}, "seeds is [1, 2, 3] and was [1, 2]"),
         (SMALL | {"topology": {"kind": "ring"}}, 'topology.kind is "ring" and was "full"'),
     ],
 )

@@ -25,6 +25,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from coterie.errors import IdentityError
+from coterie.files import sync_folder
 
 PeerId = str
 """An Ed25519 public key, as 64 lower-case hexadecimal digits."""
@@ -109,7 +110,7 @@ class Identity:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             path.unlink(missing_ok=True)  # half a key is none, and would stand in the way of the next attempt
             raise _not_written(path, error) from None
@@ -168,12 +169,3 @@ def _not_written(path: Path, error: OSError) -> IdentityError:
         where=str(path),
         remedy="Name a file in a folder that exists, may be written to, and is not full.",
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """A file is only there after a power cut if its folder has been synced too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,12 +11,12 @@ Nothing in the file is believed because it is there: blocks and records are sign
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from coterie.errors import LedgerError
+from coterie.files import sync_folder
 from coterie.ledger.blocks import MOST_FULL_BYTES, Block, FullBlock
 from coterie.ledger.records import Record
 
@@ -158,11 +158,7 @@ def translated(error: Exception, path: Path) -> LedgerError:
 def replace(fresh: Path, path: Path) -> None:
     """Give a closed, complete file the name ``path``, durably."""
     fresh.replace(path)
-    folder = os.open(path.absolute().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.absolute().parent)
 
 
 def remove_logs(path: Path) -> None:

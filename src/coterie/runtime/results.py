@@ -20,6 +20,7 @@ import msgspec
 import tomli_w
 
 from coterie.errors import DataError, OutputError
+from coterie.files import write_file
 from coterie.runtime._result import SCHEMA, Result, combine, summary
 
 if TYPE_CHECKING:
@@ -417,26 +418,6 @@ def parse_records(lines: Iterable[bytes], where: str) -> Iterator[PeerMetrics]:
                 where=f"{where}, line {number}",
                 remedy="Remove that line, or run the spec again.",
             ) from None
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all, its folder made if need be: a temporary one beside it, then a rename.
-
-    It is on disk when this returns. Raises OSError.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(descriptor)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(temporary).unlink()
-        raise
 
 
 @contextmanager

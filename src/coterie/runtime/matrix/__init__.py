@@ -1,5 +1,5 @@
 """Rules by attacks by splits, over seeds: many small runs, and the tables that compare them."""
 
-from coterie.runtime.matrix.run import run_matrix
+from coterie.runtime.matrix.run import is_matrix, run_matrix, write_tables
 
-__all__ = ["run_matrix"]
+__all__ = ["run_matrix", "is_matrix", "write_tables"]

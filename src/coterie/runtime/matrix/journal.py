@@ -17,7 +17,7 @@ from typing import Any, Self
 from coterie.errors import CoterieError, DataError, OutputError, SpecError
 from coterie.runtime.results import Result
 
-SCHEMA = "coterie.cells/1"
+SCHEMA = "coterie.cells/2"
 _CUT = 160
 
 

@@ -69,10 +69,10 @@ class Plan:
 
     @property
     def definition(self) -> dict[str, Any]:
-        """What must not change while the matrix is under way; for JSON."""
+        """What must not change while the matrix is under way; for JSON. Seeds may be added."""
         tables = {name: table for name, table in self.spec.resolved().items() if name != "evaluation"}
         tables["federation"] = {key: value for key, value in tables["federation"].items() if key != "seed"}
-        whole = {"spec": tables, "seeds": list(self.seeds), "plugins": dict(self.plugins)}
+        whole = {"spec": tables, "plugins": dict(self.plugins)}
         return json.loads(json.dumps(whole, default=str))  # type: ignore[no-any-return]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -13,13 +14,13 @@ from typing import Any
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import __version__, data
 from coterie import spec as specs
-from coterie.errors import SpecError, WorkerLost
+from coterie.errors import DataError, SpecError, WorkerLost
 from coterie.runtime.matrix.journal import Journal
 from coterie.runtime.matrix.plan import Plan, plan
 from coterie.runtime.matrix.plot import heat_maps
 from coterie.runtime.matrix.pool import Job, run_jobs
 from coterie.runtime.matrix.progress import MatrixProgress
-from coterie.runtime.matrix.summary import summarise
+from coterie.runtime.matrix.summary import SCHEMA, summarise
 from coterie.runtime.matrix.tables import markdown
 from coterie.runtime.results import Result, RunDirectory, json_text
 from coterie.spec import Spec
@@ -116,10 +117,36 @@ def _directory(out: Path | None, spec: Spec) -> RunDirectory:
     return RunDirectory.create(out, f"{spec.federation.name[:50]}-matrix")
 
 
+def is_matrix(directory: Path) -> bool:
+    """Whether a matrix has been done in this directory."""
+    return (directory / FIGURES).is_file()
+
+
+def write_tables(directory: Path) -> Path:
+    """Make the tables and heat maps of a matrix again, from its figures; gives the path of the tables.
+
+    Raises DataError for figures that cannot be read, OutputError where nothing can be written.
+    """
+    path = directory / FIGURES
+    try:
+        record = json.loads(path.read_bytes())
+        schema = record["schema"]
+    except (ValueError, KeyError, TypeError):
+        schema = None
+    if schema != SCHEMA:
+        remedy = f"The same 'coterie matrix' command with --out {directory} writes them again; no run is done twice."
+        raise DataError(f"not figures of schema {SCHEMA!r}", where=str(path), remedy=remedy)
+    return _write_tables(RunDirectory(directory), record)
+
+
 def _write(directory: RunDirectory, record: Mapping[str, Any]) -> None:
     directory.write(FIGURES, json_text(record))
-    directory.write(TABLES, markdown(record).encode())
+    _write_tables(directory, record)
+
+
+def _write_tables(directory: RunDirectory, record: Mapping[str, Any]) -> Path:
     directory.write(IMAGE, heat_maps(record))
+    return directory.write(TABLES, markdown(record).encode())
 
 
 def _interrupted(path: Path) -> Result:

@@ -22,6 +22,7 @@ from typing import Any
 from coterie import data
 from coterie.adversary import attackers as attackers_of
 from coterie.errors import CoterieError, LedgerError, NodeError
+from coterie.files import write_file
 from coterie.identity import PeerId, TransportKey, short_name, verify
 from coterie.ledger import PeerLedger
 from coterie.network import Frame
@@ -40,7 +41,7 @@ from coterie.runtime.node.messages import Reach, ReachAsk, SpecAsk, SpecText, St
 from coterie.runtime.node.newcomer import new_peer
 from coterie.runtime.node.site import Site, part_of
 from coterie.runtime.node.store import FileStore
-from coterie.runtime.results import Result, RunDirectory, write_file
+from coterie.runtime.results import Result, RunDirectory
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.runtime.work.placement import place
 from coterie.spec import Spec

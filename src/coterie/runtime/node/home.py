@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coterie import spec as specs
 from coterie.errors import IdentityError, NodeError, SpecError
+from coterie.files import sync_folder
 from coterie.identity import Certificate, Identity, TransportKey
 from coterie.registry import explain
 from coterie.spec import Spec
@@ -190,6 +191,7 @@ class Home:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(self.path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

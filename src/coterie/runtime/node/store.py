@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from coterie.errors import OutputError
-from coterie.runtime.results import write_file
+from coterie.files import write_file
 from coterie.runtime.work.memory import Arena
 from coterie.runtime.work.packing import Packer, Unpacker
 
