@@ -7,7 +7,6 @@ are drawn by stake, each seat by itself, so a share s of the stake has Bin(k, s)
 from __future__ import annotations
 
 from fractions import Fraction
-from math import comb
 
 from coterie.errors import SpecError
 
@@ -18,10 +17,7 @@ _WHERE = "Biscotti's committee"
 
 def majority_risk(colluding: Fraction, size: int) -> Fraction:
     """P(more than half of k seats collude) = sum over i > k/2 of C(k, i) s^i (1 - s)^(k - i), exactly."""
-    return sum(
-        (comb(size, i) * colluding**i * (1 - colluding) ** (size - i) for i in range(size // 2 + 1, size + 1)),
-        Fraction(0),
-    )
+    return Fraction(_majority(colluding, size), colluding.denominator**size)
 
 
 def committee_size(colluding: Fraction, risk: Fraction) -> int:
@@ -39,10 +35,8 @@ def committee_size(colluding: Fraction, risk: Fraction) -> int:
         )
     if not 0 < risk <= 1:
         raise SpecError(f"a chance of {float(risk):.3g}", where=_WHERE, remedy="Give one above 0, up to 1, as 0.001.")
-    share, rest, whole = colluding.numerator, colluding.denominator - colluding.numerator, colluding.denominator
     for size in range(LEAST_COMMITTEE, MOST_COMMITTEE + 1):
-        lost = sum(comb(size, i) * share**i * rest ** (size - i) for i in range(size // 2 + 1, size + 1))
-        if lost * risk.denominator < risk.numerator * whole**size:
+        if _majority(colluding, size) * risk.denominator < risk.numerator * colluding.denominator**size:
             return size
     raise SpecError(
         f"more than {MOST_COMMITTEE} seats would be needed",
@@ -58,3 +52,15 @@ def unmasking_risk(colluding: Fraction, noisers: int) -> Fraction:
     s^k (1 - (1 - s)^3), the same at s = 1/2 and less below it.
     """
     return colluding**noisers * (1 - colluding**3)
+
+
+def _majority(colluding: Fraction, size: int) -> int:
+    """``majority_risk`` times the denominator of s, to the power of k: a whole number."""
+    share, rest = colluding.numerator, colluding.denominator - colluding.numerator
+    term: int = share**size
+    total = term
+    if term:
+        for honest in range(1, size - size // 2):
+            term = term * (size + 1 - honest) * rest // (honest * share)
+            total += term
+    return total

@@ -7,11 +7,11 @@ seats, and m s / W in the mean: splitting a stake among many identities gives no
 
 Two fractions a and b meet. If a + b <= 1, one of them takes it all and goes on with a + b: the first with chance
 a / (a + b). Otherwise one gets a seat and the other goes on with a + b - 1: the first goes on with chance
-(1 - b) / (2 - a - b). This is ordered pivotal sampling (Deville and Tillé, Biometrika 85, 1998).
+(1 - a) / (2 - a - b). This is ordered pivotal sampling (Deville and Tillé, Biometrika 85, 1998).
 
 Why not equal steps. A systematic ring, with seat i at (i + o) W / m, has the same means and looks simpler. But its
 steps can fall in with the stakes: of 32 seats, with 32 honest peers of 9/320 of the stake each and an attacker's 10 %
-in 32 identities, the attacker has more than 9 in about 1.6 % of the draws and more than 13 in about .07 %; seats drawn
+in 32 identities, the attacker has more than 9 in about 1.7 % of the draws and more than 13 in about .07 %; seats drawn
 one by one would give .1 % and .0001 %. An attacker who sees the others' stakes may cut its own to fit.
 
 Here no cut helps by more than this: the number X of seats of any set of peers is distributed as a sum of independent
@@ -77,7 +77,7 @@ def settle(amounts: list[int], seats: int, numbers: Numbers) -> list[int]:
                 held[first] += 1
                 a = 0
         else:
-            if numbers.below(2 * total - a - b) < total - b:
+            if numbers.below(2 * total - a - b) < total - a:
                 held[second] += 1
             else:
                 held[first] += 1

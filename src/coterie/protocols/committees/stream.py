@@ -19,8 +19,9 @@ class Numbers(Protocol):
 class Stream:
     """The numbers that one ``beacon`` gives for one ``role``. Those of two roles have nothing to do with each other.
 
-    Block i is SHA-512(tag || length of role || role || SHA-512(beacon) || i). A number takes the fewest whole bytes
-    that hold it, big-endian, with the bits above it cut off, and is taken again where it is not below the bound.
+    Block i is SHA-512("coterie committee" || length of role || role || SHA-512(beacon) || i), with the length in 2
+    bytes and i in 8, big-endian. A number takes the fewest bytes that hold bound - 1, and of them, big-endian, as many
+    of the first bits as that has; it is taken again where it is not below the bound.
     """
 
     def __init__(self, beacon: bytes, role: str) -> None:

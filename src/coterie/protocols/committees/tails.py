@@ -66,8 +66,12 @@ def corrupt_seats(stakes: Sequence[int], seats: int, budget: Fraction) -> Tail:
 
 
 def _hypergeometric(certain: int, peers: int, corrupt: int, drawn: int) -> Tail:
-    most = min(corrupt, drawn)
-    return Tail(certain, tuple(comb(corrupt, i) * comb(peers - corrupt, drawn - i) for i in range(most + 1)))
+    honest = peers - corrupt
+    least, most = max(0, drawn - honest), min(corrupt, drawn)
+    weights = [comb(corrupt, least) * comb(honest, drawn - least)]
+    for i in range(least, most):
+        weights.append(weights[-1] * (corrupt - i) * (drawn - i) // ((i + 1) * (honest - drawn + i + 1)))
+    return Tail(certain + least, tuple(weights))
 
 
 def _binomial(trials: int, chance: Fraction, *, least: int) -> Tail:
