@@ -359,6 +359,7 @@ class Node:
             "wanted": self.spec.federation.peers if self.spec is not None else None,
             "port": self.transport.port,
             "join_port": self.join_port.port if self.join_port is not None else None,
+            "dht_port": self.contacts.dht_port,
             "bytes_sent": self.transport.bytes_sent,
             "bytes_received": self.transport.bytes_received,
             "refused": dict(getattr(self.peer.metrics, "refused", {})),
