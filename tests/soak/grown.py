@@ -26,6 +26,8 @@ peers = {peers}
 rounds = {rounds}
 [model]
 name = "softmax"
+[training]
+local_steps = 100
 """
 
 

@@ -95,7 +95,6 @@ class Node:
             limits,
             listen=self.table.listen,
             compression=self.table.compression,
-            dropped=lambda peer, reason: _log.warning("dropped of %s: %s", short_name(peer), reason),
         )
         own = PeerLedger(identity, self.charter.store)
         ledger = _Ledger(own)
