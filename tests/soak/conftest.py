@@ -17,11 +17,11 @@ COLUMNS = ("what was done", "outcome", "seconds", "what came of it")
 
 @pytest.fixture(scope="session")
 def rounds_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], int]:
-    """How many rounds six peers need so many seconds for on this machine, when nothing fails."""
+    """How many rounds six peers need so many seconds for on this machine, when nothing fails; at least thirty."""
     from soak_world import pace_of_six
 
     pace = pace_of_six(tmp_path_factory.mktemp("pace"))
-    return lambda seconds: math.ceil(seconds / pace)
+    return lambda seconds: max(30, math.ceil(seconds / pace))
 
 
 @pytest.fixture

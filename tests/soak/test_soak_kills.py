@@ -148,7 +148,7 @@ def test_slow(tmp_path: Path, rounds_in: Rounds, row: Row) -> None:
             others, behind = time.monotonic() - began, rounds - 1 - made.status(slow)["round"]
             signed = finish(made, held(made))
     assert all(found == list(range(rounds)) for found in signed.values())
-    row("notes", f"others done after {others:.0f} s, it was {behind} rounds behind; all of {rounds} signed by each")
+    row("notes", f"others done after {others:.0f} s, it was {behind} behind; all of {rounds} signed by each")
 
 
 @pytest.mark.parametrize(
