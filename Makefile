@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SEEDS ?= 1,2,3,4,5
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench clean
+.PHONY: help run test soak lint bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
@@ -15,6 +15,9 @@ run: $(VENV)/.base  ## install, and train ten peers on embedded data, over five 
 
 test: $(VENV)/.dev  ## install the test tools, and run all tests
 	$(BIN)/python -m pytest -n 2 -q
+
+soak: $(VENV)/.dev  ## kill, stop, split and fuzz real federations for minutes; a table at the end
+	$(BIN)/python -m pytest -q -m soak tests/soak
 
 lint: $(VENV)/.dev  ## style, types, layers, and what protocols may not do
 	$(BIN)/ruff check .

@@ -8,8 +8,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,21 @@ class Federation:
             wait_until(f"{node.name} answers", lambda node=node: self.status(node))
         self.watched.introduce()
 
+    @contextmanager
+    def doors_between(self, *parts: Sequence[NodeProcess]) -> Iterator[list[Door]]:
+        """Introduce running nodes so that those of different parts meet through doors alone; the doors, open."""
+        for node in self.nodes:
+            wait_until(f"{node.name} answers", lambda node=node: self.status(node))
+        ports = {node.peer: self.status(node)["port"] for node in self.nodes}
+        with ExitStack() as closing:
+            doors = {peer: closing.enter_context(Door(port)) for peer, port in ports.items()}
+            for part in parts:
+                within = {node.peer for node in part}
+                found = {p: f"127.0.0.1:{port if p in within else doors[p].port}" for p, port in ports.items()}
+                for node in part:
+                    node.ask("addresses", addresses=found)
+            yield list(doors.values())
+
     def restart(self, node: NodeProcess) -> None:
         node.start()
         self.introduce()
@@ -71,9 +86,9 @@ class Federation:
 
     def wait_until_done(self) -> None:
         for node in self.nodes:
-            wait_until(f"{node.name} is done", lambda node=node: self._done(node))
+            wait_until(f"{node.name} is done", lambda node=node: self.done(node))
 
-    def _done(self, node: NodeProcess) -> bool:
+    def done(self, node: NodeProcess) -> bool:
         status = self.status(node)
         assert status.get("state") != "failed", f"{status['why']}\n{node.last_words}"
         return status.get("state") == "done"
@@ -108,6 +123,27 @@ def kill(node: NodeProcess) -> None:
     assert node.process is not None
     os.kill(node.process.pid, signal.SIGKILL)
     node.process.wait()
+
+
+@contextmanager
+def braked(node: NodeProcess) -> Iterator[None]:
+    """It runs for a tenth of the time."""
+    over = threading.Event()
+
+    def brake() -> None:
+        assert node.process is not None
+        while not over.wait(0.01):
+            node.process.send_signal(signal.SIGSTOP)
+            over.wait(0.09)
+            node.process.send_signal(signal.SIGCONT)
+
+    thread = threading.Thread(target=brake)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_nodes import DEADLINE, Door, federation, kill, wait_until
+from real_nodes import DEADLINE, braked, federation, kill, wait_until
 
 from coterie.errors import SpecError
 from coterie.runtime.run import run
@@ -179,23 +179,14 @@ def test_two_halves_that_cannot_reach_each_other_for_a_while(tmp_path: Path) -> 
     with federation(tmp_path, **{"federation.rounds": 60}) as made, ExitStack() as closing:
         for node in made.nodes:
             node.start()
-        for node in made.nodes:
-            wait_until(f"{node.name} answers", lambda node=node: made.status(node))
-        ports = {node.peer: made.status(node)["port"] for node in made.nodes}
-        doors = {peer: closing.enter_context(Door(port)) for peer, port in ports.items()}
-        halves = made.nodes[:2], made.nodes[2:]
-        for half in halves:
-            within = {node.peer for node in half}
-            found = {p: f"127.0.0.1:{port if p in within else doors[p].port}" for p, port in ports.items()}
-            for node in half:
-                node.ask("addresses", addresses=found)
+        doors = closing.enter_context(made.doors_between(made.nodes[:2], made.nodes[2:]))
         made.wait_for_round(made.nodes[0], 3)
-        for door in doors.values():
+        for door in doors:
             door.shut()
         rounds = [made.status(node)["round"] for node in made.nodes]
         for node, round in zip(made.nodes, rounds, strict=True):
             made.wait_for_round(node, round + 6)
-        for door in doors.values():
+        for door in doors:
             door.open()
         made.wait_until_done()
         made.stop()
@@ -208,22 +199,9 @@ def test_a_peer_of_a_tenth_of_the_speed(tmp_path: Path) -> None:
     with federation(tmp_path, **{"federation.rounds": 15}) as made:
         made.start()
         made.wait_for_round(made.nodes[0], 1)
-        slow, over = made.nodes[3], threading.Event()
-
-        def brake() -> None:
-            assert slow.process is not None
-            while not over.wait(0.01):
-                slow.process.send_signal(signal.SIGSTOP)
-                over.wait(0.09)
-                slow.process.send_signal(signal.SIGCONT)
-
-        thread = threading.Thread(target=brake)
-        thread.start()
-        try:
+        slow = made.nodes[3]
+        with braked(slow):
             made.wait_until_done()
-        finally:
-            over.set()
-            thread.join()
         made.stop()
         assert [record.content["round"] for record in made.records(slow)] == list(range(15))
 

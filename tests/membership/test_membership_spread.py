@@ -210,6 +210,18 @@ def test_all_agree_after_loss_crashes_and_a_partition(world, first):
     assert crashes
 
 
+def test_news_reaches_everybody_though_some_are_away(world):
+    """Without anybody's looks, which come later: a newcomer is refused by who has not heard of it."""
+    for seed in range(20):
+        made = world([w.name for w in CROWD], seed)
+        for name in ("bob", "eve"):
+            made.nodes.pop(name).die()
+        made.wait(1.0)
+        assert made.agree()
+        made.nodes["ann"].book.renew(ANN.identity, ANN.certificate)
+        made.until(made.agree, 1.0)
+
+
 def test_news_travels_at_once(world):
     made = world([w.name for w in CROWD])
     made.until(lambda: made.loop.time() > 3 * EVERY, 60)

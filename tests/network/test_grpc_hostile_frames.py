@@ -10,8 +10,9 @@ import grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from network_world import ELEMENTS, QUICK, Intruder, World, note, run, settled, snapshot, until, vectors
+from tampering import tampered
 
-from coterie.network.grpc.wire import FIRST, FORWARD, FORWARDED, NEXT
+from coterie.network.grpc.wire import FIRST
 
 PLAIN = FIRST + b"\x00"
 GOOD = [
@@ -19,35 +20,6 @@ GOOD = [
     b"".join(note("hello").chunks()),
     b"".join(vectors("long", snapshot(20_000)).chunks()),
 ]
-
-
-def tampered(dice: random.Random, members: list[str]) -> list[bytes]:
-    """A few messages that somebody has changed, or made up."""
-    peer = bytes.fromhex(dice.choice(members)) if dice.random() < 0.8 else dice.randbytes(32)
-    if dice.random() < 0.3:
-        return [bytes([dice.randrange(256)]) + dice.randbytes(dice.randrange(120))]
-    if dice.random() < 0.4:
-        tag = dice.choice((b"\x04", b"\x05", FORWARD, FORWARDED))
-        return [tag + peer + bytes([dice.randrange(5)]) + dice.randbytes(dice.choice((0, 9, 97, 97, 200)))]
-    data = bytearray(bytes([dice.choice((0, 0, 0, 1, 2, 3, 7))]) + dice.choice(GOOD))
-    for _ in range(dice.choice((0, 1, 1, 3))):
-        position = dice.randrange(len(data) or 1)
-        match dice.randrange(5):
-            case 0:
-                data[position : position + 1] = dice.randbytes(1)
-            case 1:
-                del data[position : position + dice.choice((1, 4, 500))]
-            case 2:
-                data[position:position] = dice.randbytes(dice.randrange(9))
-            case 3:
-                data[position : position + 4] = b"\xff\xff\xff\xff"
-            case 4:
-                data[9 : 9 + dice.randrange(100)] = dice.randbytes(dice.randrange(100))
-    cut = dice.randrange(1, len(data) + 1)
-    messages = [FIRST + bytes(data[:cut])]
-    if dice.random() < 0.9:
-        messages.append(NEXT + bytes(data[cut:]))
-    return messages
 
 
 def test_thousands_of_tampered_messages():
@@ -67,7 +39,7 @@ def test_thousands_of_tampered_messages():
                     streams += 1
                     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                         for _ in range(400):
-                            for message in tampered(dice, members):
+                            for message in tampered(dice, members, GOOD):
                                 await intruder.say(message)
                                 sent += 1
                 listening.got.clear()

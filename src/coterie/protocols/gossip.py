@@ -43,6 +43,7 @@ async def gossip(
         returned = True
         if "vector" in memory:
             await peer.learner.adopt(memory["vector"])
+            await peer.record_again(memory["vector"], memory["published"], degree=degree)
         elif others := await peer.confirmed(await peer.pull(peer.random.sample(peer.neighbours, degree), 0)):
             # Late, or without memory: begin between the others' models; the median bears a minority of liars.
             await peer.learner.aggregate(others, round, degree=degree, rule="median")
@@ -63,9 +64,10 @@ async def gossip(
             state = mixed.state
         peer.metrics.round_done(round, fitted.loss, mixed)
         # Step 5: go on; a peer that comes back joins the round the others have reached.
-        round = next_round(round, rounds, models) if returned else round + 1
+        done, round = round, next_round(round, rounds, models) if returned else round + 1
         returned = returned and not models
-        peer.store.put("gossip", {"round": round, "state": state, "returned": returned, "vector": fitted.snapshot})
+        memory = {"round": round, "state": state, "returned": returned, "published": done, "vector": fitted.snapshot}
+        peer.store.put("gossip", memory)
 
 
 def next_round(round: int, rounds: int, models: Mapping[PeerId, Model]) -> int:

@@ -269,6 +269,12 @@ class Peer:
                 for envelope in ready:
                     self._reply(sender, envelope, model)
 
+    async def record_again(self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model") -> None:
+        """Back from a crash: if the ledger has lost the record of what was published last, it gets it again."""
+        content = _content(Model(round, channel, snapshot, self.learner.samples, degree))
+        if not await self.ledger.confirms(self.id, "model", content):
+            self.ledger.append("model", content)
+
     async def pull(
         self,
         whom: Sequence[PeerId],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +56,23 @@ def closing() -> Iterator[ExitStack]:
         yield stack
 
 
-def real(spec: Any, folder: Path, closing: ExitStack) -> tuple[list[Life], list[PeerMetrics], list[tuple[Any, ...]]]:
+@dataclass
+class Kept:
+    """A ledger in memory, of one peer."""
+
+    own: str
+    records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def append(self, kind: str, content: Mapping[str, Any]) -> None:
+        self.records.append((kind, dict(content)))
+
+    async def confirms(self, author: str, kind: str, content: Mapping[str, Any]) -> bool:
+        return author == self.own and (kind, dict(content)) in self.records
+
+
+def real(
+    spec: Any, folder: Path, closing: ExitStack, ledgers: Sequence[Kept] = (), returned: bool = False
+) -> tuple[list[Life], list[PeerMetrics], list[tuple[Any, ...]]]:
     parts = place(spec, data.load(spec.dataset, None))
     records: list[PeerMetrics] = []
     lives = []
@@ -69,7 +85,8 @@ def real(spec: Any, folder: Path, closing: ExitStack) -> tuple[list[Life], list[
     async def main() -> list[tuple[Any, ...]]:
         for life in lives:
             own = life.ids[life.number]
-            life.enter(new_peer(own, wire.end_of(own), NullLedger()), returned=False)
+            ledger = ledgers[life.number] if ledgers else NullLedger()
+            life.enter(new_peer(own, wire.end_of(own), ledger), returned=returned)
         await asyncio.wait_for(asyncio.gather(*(life.run() for life in lives)), 60)
         return [await life.site.final() for life in lives]
 
@@ -100,3 +117,16 @@ def test_the_outcome_is_that_of_the_simulation(changes: dict[str, Any], tmp_path
         assert torch.equal(life.site.vector, simulation.arena[member.learner.block])
         assert evaluation.samples == len(life.site.dataset.y_test)
         assert set(state) == {"1.weight", "1.bias"}
+
+
+def test_a_record_that_the_ledger_lost_in_a_crash_is_made_again(tmp_path: Path, closing: ExitStack) -> None:
+    spec = small(federation__rounds=4)
+    ids = place(spec, data.load(spec.dataset, None)).ids
+    ledgers = [Kept(peer) for peer in ids]
+    with ExitStack() as first:
+        real(spec, tmp_path, first, ledgers)
+    whole = [list(ledger.records) for ledger in ledgers]
+    assert [content["round"] for _, content in whole[0]] == [0, 1, 2, 3]
+    del ledgers[0].records[-1]
+    real(spec, tmp_path, closing, ledgers, returned=True)
+    assert [ledger.records for ledger in ledgers] == whole

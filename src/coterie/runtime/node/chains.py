@@ -94,9 +94,8 @@ class Chains:
 
     async def confirms(self, author: PeerId, kind: str, content: Mapping[str, Any]) -> bool:
         """Whether the author's chain holds a record of this kind and content; asks the author if it is not here."""
-        if self._found(author, kind, content):
-            return True
-        await self.pull(author)
+        if not self._found(author, kind, content) and author != self._peer.id:
+            await self.pull(author)
         return self._found(author, kind, content)
 
     def _found(self, author: PeerId, kind: str, content: Mapping[str, Any]) -> bool:

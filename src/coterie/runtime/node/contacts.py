@@ -104,6 +104,11 @@ class Contacts:
         owners = [await owner_of(address, self._charter.members(0)) for address in candidates[:2]]
         return Reach(peer in owners)
 
+    @property
+    def dht_port(self) -> int | None:
+        """Where this node takes part in the table; None while it does not."""
+        return (self._discovery.dht.port or None) if self._discovery.dht is not None else None
+
     def own_contact(self, port: int) -> str:
         """This machine as newcomers reach it, with ``port``. Raises NodeError where only the operator can know."""
         for text in (self._table.announce, self._table.join):

@@ -14,6 +14,7 @@ import logging
 import signal
 import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,8 @@ class Node:
         self._site: Site | None = None
         self._life: Life | None = None
         self._version = 0
+        self._dropped = Counter[PeerId]()
+        """Frames that the transport refused, by sender."""
 
     async def run(self) -> None:
         """Until stopped, by a signal or a command. Raises a CoterieError for what keeps it from starting."""
@@ -96,7 +99,7 @@ class Node:
             limits,
             listen=self.table.listen,
             compression=self.table.compression,
-            dropped=lambda peer, reason: _log.warning("dropped of %s: %s", short_name(peer), reason),
+            dropped=lambda peer, _: self._dropped.update((peer,)),
         )
         own = PeerLedger(identity, self.charter.store)
         ledger = _Ledger(own)
@@ -360,9 +363,10 @@ class Node:
             "wanted": self.spec.federation.peers if self.spec is not None else None,
             "port": self.transport.port,
             "join_port": self.join_port.port if self.join_port is not None else None,
+            "dht_port": self.contacts.dht_port,
             "bytes_sent": self.transport.bytes_sent,
             "bytes_received": self.transport.bytes_received,
-            "refused": dict(getattr(self.peer.metrics, "refused", {})),
+            "refused": dict(self._dropped + Counter(getattr(self.peer.metrics, "refused", {}))),
             "members": [
                 {
                     "peer": peer,

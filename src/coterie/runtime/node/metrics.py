@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coterie.errors import CoterieError
-from coterie.identity import PeerId, short_name
+from coterie.identity import PeerId
 from coterie.protocols import Mixed
+from coterie.runtime.node.newcomer import count_refusal
 from coterie.runtime.results import PeerMetrics
 from coterie.runtime.work.learner import JobLearner
 from coterie.spec import Spec
@@ -68,5 +69,4 @@ class NodeMetrics:
         self.learner.evaluate(table.samples, done)
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
-        self.refused[sender] = self.refused.get(sender, 0) + 1
-        _log.warning("refused of %s: %s", short_name(sender), error)
+        count_refusal(self.refused, sender, error)
