@@ -160,7 +160,7 @@ def compare(method: str, folder: Path, size: int, threads: int, turns: int) -> s
         theirs.append(run("numpy", method, folder, size, threads))
     seconds, others = (statistics.median(taken for taken, _ in found) for found in (mine, theirs))
     ratio = statistics.median(a / b for (a, _), (b, _) in zip(mine, theirs, strict=True))
-    peak, other = (max(bytes for _, bytes in found) / 1e6 for found in (mine, theirs))
+    peak, other = (max(most for _, most in found) / 1e6 for found in (mine, theirs))
     notes = [f"differ by {gap(folder):.0e}"]
     if ratio > 1:
         notes.append("SLOWER")
