@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 
@@ -44,17 +46,30 @@ def test_equal_rows_share_their_weight():
     assert everywhere.gradient == 0
 
 
-def test_a_search_that_begins_on_a_row_leaves_it():
+def test_a_search_that_begins_on_a_row_leaves_it(monkeypatch):
     """The mean is the row at 0, and 0 is not the median: the plain algorithm would divide by zero there."""
-    rows = np.array([[0.0, 0.0], [4.0, 1.0], [4.0, -1.0], [-8.0, 0.0], [0.0, 0.5], [0.0, -0.5]])
-    shares = np.array([0.05, 0.35, 0.35, 0.35, 0.0001, 0.0001])
-    shares /= shares.sum()
-    assert np.allclose(shares @ rows, 0)
+    rows = np.array([[0.0, 0.0], [4.0, 1.0], [4.0, -1.0], [-8.0, 0.0]])
+    shares = np.array([0.2, 0.3, 0.3, 0.3]) / 1.1
     found = weiszfeld(gram(rows), shares, 1e-9)
     z = found.weights @ rows
     assert found.steps > 0
     assert np.linalg.norm(z) > 0.1
     assert subgradient(rows, shares, z) < 1e-7
+    # The first step is Vardi and Zhang's, here from their formula in vectors.
+    pulls = shares[1:] / np.linalg.norm(rows[1:], axis=1)
+    force = pulls @ rows[1:]
+    first = (1 - shares[0] / np.linalg.norm(force)) * force / pulls.sum()
+    monkeypatch.setattr(sys.modules["coterie.aggregation.merging.weiszfeld"], "_LIMIT", 2)
+    stopped = weiszfeld(gram(rows), shares, 1e-9)
+    assert stopped.ended == "limit"
+    np.testing.assert_allclose(stopped.weights @ rows, first, atol=1e-12)
+
+
+def test_a_mean_on_a_row_that_is_one_of_many_medians_stays():
+    """On a line, -2 | 0 | 1 with a quarter, a quarter and a half: all from 0 to 1 cost the same, and 0 is the mean."""
+    found = weiszfeld(gram([[-2.0], [0.0], [1.0]]), np.array([0.25, 0.25, 0.5]))
+    assert (found.steps, found.gradient) == (0, 0.0)
+    np.testing.assert_array_equal(found.weights, [0.25, 0.25, 0.5])
 
 
 def test_rows_on_a_line_end_between_the_middle_two():

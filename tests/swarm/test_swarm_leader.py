@@ -22,6 +22,10 @@ def test_the_order_worked_by_hand():
     turns = {PEERS[0]: 1, PEERS[1]: 0, PEERS[2]: 1}
     order = lead_order(PEERS[:4], turns, beacon(1))
     assert set(order[:2]) == {PEERS[1], PEERS[3]}  # PEERS[3] is new: as one with the fewest
+    for number in range(20):  # whoever had the fewest is gone: a newcomer is an equal of the rest
+        assert lead_order(PEERS[:3], {PEERS[0]: 1, PEERS[1]: 1}, beacon(number)) == lead_order(
+            PEERS[:3], {}, beacon(number)
+        )
     assert lead_order(reversed(PEERS), {}, beacon(1)) == lead_order(PEERS, {}, beacon(1))
 
 
