@@ -109,8 +109,8 @@ def clip_and_trust_root(
     secant step, from the slopes at its start and at a distance of tau, vanishes with the root loss: the
     direction of a gradient that is all but 0 is noise, and would drive peers apart.
 
-    ``margin``: the cosine that earns full weight; its negative earns none, and 0 a half. Lower it to be stricter.
-    ``gate`` and ``reach`` are those of clip_and_trust.
+    ``margin``: the cosine that earns full weight; its negative earns none, and 0 a half; the lower, the more
+    a small cosine counts. ``gate`` and ``reach`` are those of clip_and_trust.
 
     ``own`` (d,), ``received`` (n, d), float32. Weights for the record: a / (sum a + a_root), which sum to less than 1
     where the root votes. State: {"trust": {peer id: a_j before the gate}, "moves": {peer id: E_j}, "root": E_root}, a
