@@ -54,6 +54,16 @@ class Root:
         return self.given.clone()
 
 
+class Bowl(Root):
+    """A judge whose root loss is curvature |v - bottom|^2 / 2."""
+
+    def __init__(self, bottom, curvature):
+        self.bottom, self.curvature = bottom, curvature
+
+    def root_gradient(self, vector):
+        return self.curvature * (vector - self.bottom)
+
+
 def median(values):
     ordered = sorted(values)
     half = len(ordered) // 2
@@ -95,11 +105,14 @@ def slow_clip_and_trust(own, received, base, graph, trust, memory=0.8, gate=3.0,
 
 
 def slow_root(rounds, memory=0.9, gate=3.0, margin=0.1):
-    """The vector and weights after the last of ``rounds``, each (own, received, base, root gradient)."""
+    """The vector and weights after the last of ``rounds``, each (own, received, base, root gradient as a function)."""
     moves, root, vector, weights = None, None, None, None
-    for own, received, base, gradient in rounds:
+    for own, received, base, gradient_at in rounds:
         rows = [np.asarray(row, dtype=np.float64) for row in (own, *received)]
-        base, gradient = np.asarray(base, dtype=np.float64), np.asarray(gradient, dtype=np.float64)
+        base = np.asarray(base, dtype=np.float64)
+        gradient = gradient_at(base)
+        slope = length(gradient)
+        downhill = -gradient / slope if slope else gradient
         tau, clip, passed = slow_clip(rows, base, gate)
         moves = [np.zeros_like(base) for _ in rows] if moves is None else moves
         root = np.zeros_like(base) if root is None else root
@@ -107,17 +120,21 @@ def slow_root(rounds, memory=0.9, gate=3.0, margin=0.1):
             memory * old + (1 - memory) * p * c * (row - base)
             for old, p, c, row in zip(moves, passed, clip, rows, strict=True)
         ]
-        root = memory * root - (1 - memory) * tau * gradient / length(gradient)
+        root = memory * root + (1 - memory) * tau * downhill
         weights = []
         for j in range(len(rows)):
             product = length(moves[j]) * length(root)
             cosine = float(np.dot(moves[j], root)) / product if product else 0.0
-            weights.append(passed[j] * min(max(cosine / margin, 0.0), 1.0))
-        if sum(weights) == 0:
+            weights.append(passed[j] * min(max((cosine + margin) / (2 * margin), 0.0), 1.0))
+        missing = max(0.0, len(rows) / 2 - sum(weights)) if slope else 0.0
+        rise = float(np.dot(gradient_at(base + tau * downhill), downhill))  # of the loss, at the end of a full step
+        step = tau if rise <= 0 else tau * slope / (slope + rise)
+        total = sum(weights) + missing
+        if total == 0:
             vector, weights = rows[0], [1.0] + [0.0] * len(received)
             continue
-        weights = [weight / sum(weights) for weight in weights]
-        vector = base.copy()
+        weights = [weight / total for weight in weights]
+        vector = base + missing / total * step * downhill
         for weight, factor, row in zip(weights, clip, rows, strict=True):
             vector = vector + weight * factor * (row - base)
     return vector, weights

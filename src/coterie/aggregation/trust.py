@@ -90,28 +90,42 @@ def clip_and_trust_root(
     reach: Reach = 10.0,
     margin: Annotated[float, Field(gt=0, le=1)] = 0.1,
 ) -> Result:
-    """Clip and gate moves, and weigh each by how its running mean agrees with the gradient on the root sample.
+    """Clip and gate moves, weigh each by how its running mean agrees with the root sample, which votes where few do.
 
     With the symbols of this module, and EMA(v) <- memory EMA(v) + (1 - memory) v, starting from 0:
 
-        E_j = EMA(ok_j c_j U_j),   E_root = EMA(-tau g / |g|),   g = gradient of the root sample's loss at x
-        w_j ~ ok_j clamp(cos(E_j, E_root) / margin, 0, 1),  sum w = 1
-        vector = x + sum_j w_j c_j U_j;  own where all w_j are 0
+        E_j  = EMA(ok_j c_j U_j),   E_root = EMA(-tau g / |g|),   g = gradient of the root sample's loss at x
+        a_j  = ok_j clamp((1 + cos(E_j, E_root) / margin) / 2, 0, 1)
+        a_root = max(0, (n + 1) / 2 - sum_j a_j), 0 where g is 0
+        R    = -l g / |g|,  l = tau, or the secant step to the least root loss along -g where that is shorter
+        vector = x + (sum_j a_j c_j U_j + a_root R) / (sum_j a_j + a_root);  own where all are 0
 
-    The own move is judged like the others. The graph's weights are not used. Holds against colluders that stay within
-    the norm, which geometry alone does not see. ``margin``: the cosine that earns full weight; raise it to be stricter.
-    ``gate`` and ``reach`` are those of clip_and_trust.
+    so |vector - x| <= tau. The own move is judged like the others. The graph's weights are not used. Holds against
+    colluders that stay within the norm, which geometry alone does not see.
 
-    ``own`` (d,), ``received`` (n, d), float32. State: {"trust": {peer id: clamped cosine}, "moves": {peer id: E_j},
-    "root": E_root}, a vector for each peer ever heard. Raises SpecError without a root sample, TrainingDiverged when
-    its gradient is not finite. Source: a root sample as in Cao, Fang, Liu and Gong, "FLTrust: Byzantine-robust
-    federated learning via trust bootstrapping", 2021; running means, clipping and the margin are Coterie's own.
+    The root's vote is there because cosines may say nothing: where a network still gives the same output for every
+    input, moves on unequal data mostly learn how frequent each peer's classes are, whose cosines with the root
+    gradient are of either sign. Then colluders, who always move alike, may be all that is left with a weight. The
+    secant step, from the slopes at its start and at a distance of tau, vanishes with the root loss: the
+    direction of a gradient that is all but 0 is noise, and would drive peers apart.
+
+    ``margin``: the cosine that earns full weight; its negative earns none, and 0 a half; the lower, the more
+    a small cosine counts. ``gate`` and ``reach`` are those of clip_and_trust.
+
+    ``own`` (d,), ``received`` (n, d), float32. Weights for the record: a / (sum a + a_root), which sum to less than 1
+    where the root votes. State: {"trust": {peer id: a_j before the gate}, "moves": {peer id: E_j}, "root": E_root}, a
+    vector for each peer ever heard. Raises SpecError without a root sample, TrainingDiverged when its gradient at x is
+    not finite. Source: a root sample as in Cao, Fang, Liu and Gong, "FLTrust: Byzantine-robust federated learning via
+    trust bootstrapping", 2021; running means, clipping, the margin and the root's vote are Coterie's own.
     """
     if judge is None:
         raise SpecError("clip_and_trust_root needs a root sample", where="data.root", remedy="Set data.root, e.g. 100.")
     tau, clip, passed = _clip(distances((own, *received), context.base), gate, reach)
     old = state or {"trust": {}, "moves": {}, "root": None}
-    root = _root_direction(judge, context, tau, old["root"], memory)
+    gradient, slope = _root_gradient(judge, context)
+    root = gradient * (-(1.0 - memory) * tau / slope if slope > 0 else 0.0)
+    if old["root"] is not None:
+        root.add_(old["root"], alpha=memory)
     moves = dict(old["moves"])
     agreement = np.zeros(len(clip))
     for j, (peer, row) in enumerate(zip((context.own_id, *context.peer_ids), (own, *received), strict=True)):
@@ -119,10 +133,16 @@ def clip_and_trust_root(
         move = _running(moves.get(peer), memory, row, context.base, share)
         if move is not None:
             moves[peer] = move
-            agreement[j] = min(max(_cosine(move, root) / margin, 0.0), 1.0)
+            agreement[j] = min(max((1.0 + _cosine(move, root) / margin) / 2.0, 0.0), 1.0)
     trust = old["trust"] | dict(zip(context.peer_ids, agreement[1:].tolist(), strict=True))
     state = {"trust": trust, "moves": moves, "root": root}
-    return _mix(own, received, context.base, passed * agreement, clip, state)
+    weights = passed * agreement
+    vote = max(0.0, len(weights) / 2 - weights.sum()) if slope > 0 else 0.0
+    vector, shares, state = _mix(own, received, context.base, weights, clip, state, vote)
+    if vote > 0:
+        step = _downhill(judge, context.base, gradient, slope, tau)
+        vector = vector.add_(gradient, alpha=-step / slope * vote / (vote + weights.sum()))
+    return vector, shares, state
 
 
 def _clip(norms: Floats, gate: float, reach: float) -> tuple[float, Floats, NDArray[np.bool_]]:
@@ -136,20 +156,24 @@ def _clip(norms: Floats, gate: float, reach: float) -> tuple[float, Floats, NDAr
 
 
 def _mix(
-    own: torch.Tensor, received: torch.Tensor, base: torch.Tensor, weights: Floats, clip: Floats, state: State
+    own: torch.Tensor,
+    received: torch.Tensor,
+    base: torch.Tensor,
+    weights: Floats,
+    clip: Floats,
+    state: State,
+    vote: float = 0.0,
 ) -> Result:
-    """x + sum w c U with the weights scaled to sum 1; own where all are 0."""
-    total = weights.sum()
+    """x + sum w c U with the weights scaled so that they and ``vote`` have sum 1; own where all are 0."""
+    total = weights.sum() + vote
     if not total > 0:
         return own, torch.from_numpy(np.eye(1, len(weights), dtype=np.float32)[0]), state
     weights = weights / total
     return combine(own, received, weights * clip, base), torch.from_numpy(weights.astype(np.float32)), state
 
 
-def _root_direction(
-    judge: Judge, context: Context, tau: float, old: torch.Tensor | None, memory: float
-) -> torch.Tensor:
-    """E_root after this round, shape (d,), float32."""
+def _root_gradient(judge: Judge, context: Context) -> tuple[torch.Tensor, float]:
+    """g, shape (d,), float32, and |g|, which is finite."""
     gradient = judge.root_gradient(context.base)
     length = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
     if not np.isfinite(length):
@@ -158,8 +182,19 @@ def _root_direction(
             where=f"peer {context.own_id[:12]}, round {context.round}",
             remedy="Lower training.lr or set training.clip.",
         )
-    direction = gradient * (-(1.0 - memory) * tau / length if length > 0 else 0.0)
-    return direction if old is None else direction.add_(old, alpha=memory)
+    return gradient, length
+
+
+def _downhill(judge: Judge, base: torch.Tensor, gradient: torch.Tensor, slope: float, longest: float) -> float:
+    """How far to go along -g: where the secant of the slopes at 0 and at ``longest`` is 0, but at most ``longest``.
+
+    ``slope``: |g|, above 0. 0 where the slope at ``longest`` is not finite.
+    """
+    there = judge.root_gradient(torch.add(base, gradient, alpha=-longest / slope))
+    ahead = float(torch.dot(there.double(), gradient.double())) / slope
+    if not np.isfinite(ahead):
+        return 0.0
+    return longest if ahead >= 0 else longest * slope / (slope - ahead)
 
 
 def _running(
