@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from coterie.errors import LedgerError
-from coterie.identity.vrf import vrf_output
+from coterie.identity import vrf_output
 from coterie.ledger.records import Record
 from coterie.ledger.shared.blocks import Finality, FullSharedBlock, SharedBlock, closing_alpha
 from coterie.ledger.shared.changes import Change, advanced, read
