@@ -7,6 +7,7 @@ thirds can write what they like, except others' signatures, and evidence of what
 whoever has seen both.
 """
 
+from coterie.ledger.shared.audit import SharedAudit, SharedFault, audit_shared, describe_shared, is_shared
 from coterie.ledger.shared.blocks import Finality, FullSharedBlock, Proposal, SharedBlock, closing_alpha
 from coterie.ledger.shared.chain import CheckedBlock, SharedChain, check_block
 from coterie.ledger.shared.changes import Accusation, Change, Join, Leave, NewKey, Removal
@@ -50,6 +51,11 @@ __all__ = [
     "SharedDamage",
     "Batch",
     "FinalProof",
+    "SharedAudit",
+    "SharedFault",
+    "audit_shared",
+    "describe_shared",
+    "is_shared",
     "closing_alpha",
     "next_beacon",
 ]
