@@ -296,9 +296,10 @@ def _audited(path: Path, genesis: bytes, start: bytes | None) -> tuple[bool, str
     from coterie.ledger import audit as verify
     from coterie.ledger import describe
     from coterie.ledger.shared import audit_shared, describe_shared, is_shared
+    from coterie.protocols.committees.recorded import committee_fault
 
     if is_shared(path):
-        chain = audit_shared(path, genesis, start)
+        chain = audit_shared(path, genesis, start, committee_fault)
         return chain.fault is None, describe_shared(chain)
     one = verify(path, genesis)
     return one.fault is None, describe(one)

@@ -80,6 +80,8 @@ class Committee(Content, frozen=True, kw_only=True):
     role: Literal["aggregator", "verifier", "noiser"]
     seats: Annotated[tuple[Key, ...], msgspec.Meta(min_length=1, max_length=900)]
     """Who has each seat, in the order of the seats; a peer may have several."""
+    most: Annotated[int, msgspec.Meta(ge=1, le=900)] | None = None
+    """How many seats one peer may have, where the draw was limited."""
 
 
 class RoundCommit(Content, frozen=True, kw_only=True):

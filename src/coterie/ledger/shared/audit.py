@@ -19,9 +19,11 @@ removals were right; what a leader left out, and whether closing blocks were kep
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from coterie.errors import LedgerError
 from coterie.identity import PeerId, short_name
@@ -81,6 +83,14 @@ class SharedAudit:
     fault: SharedFault | None = None
 
 
+Judge: TypeAlias = Callable[[Checkpoint, Record], str]
+"""Says what is wrong with a record in an epoch with this state; nothing for a good one."""
+
+
+def _no_fault(state: Checkpoint, record: Record) -> str:
+    return ""
+
+
 def is_shared(path: Path) -> bool:
     """Whether a file says that it is a shared chain: by SQLite's application id, in its header. Never raises."""
     try:
@@ -90,10 +100,11 @@ def is_shared(path: Path) -> bool:
         return False
 
 
-def audit_shared(path: Path, genesis: bytes, start: bytes | None = None) -> SharedAudit:
+def audit_shared(path: Path, genesis: bytes, start: bytes | None = None, judge: Judge = _no_fault) -> SharedAudit:
     """Verify the shared chain in ``path`` of the federation with this genesis hash, 32 bytes.
 
     ``start``: the id of the charter or of the checkpoint that it must begin with; None believes the founder's charter.
+    ``judge``: what else must hold of a record in an epoch, such as that a committee is the one that the beacon draws.
     Raises LedgerError for what cannot be audited at all: no file, one that may not be read, a newer version, another
     federation's, another start, or one that nobody vouches for. Everything else that is wrong is the ``fault``.
     """
@@ -110,7 +121,7 @@ def audit_shared(path: Path, genesis: bytes, start: bytes | None = None) -> Shar
         require_tables(db, path, SHARED, genesis)
         state = _start(db, result, start)
         seen = _Seen(db, state)
-        _audit_blocks(db, result, SharedChain.begin(state), seen, place)
+        _audit_blocks(db, result, SharedChain.begin(state), seen, place, judge)
         place.clear()
         seen.require_nothing_else()
         require_structure(db)
@@ -150,7 +161,12 @@ def _start(db: sqlite3.Connection, result: SharedAudit, wanted: bytes | None) ->
 
 
 def _audit_blocks(
-    db: sqlite3.Connection, result: SharedAudit, chain: SharedChain, seen: _Seen, place: list[tuple[int, int]]
+    db: sqlite3.Connection,
+    result: SharedAudit,
+    chain: SharedChain,
+    seen: _Seen,
+    place: list[tuple[int, int]],
+    judge: Judge,
 ) -> None:
     final, known, waiting = chain, Signatures(), list[CheckedBlock]()
     result.chain = chain
@@ -166,6 +182,9 @@ def _audit_blocks(
             waiting.append(checked._replace(records=()))
             seen.block(checked)
             _count(result, checked)
+            for index, record in enumerate(checked.records):
+                if fault := judge(final.state, record):
+                    raise Stop(f"record {index}: {fault}")
             if row.finality is not None:
                 check_finality(final.state, checked.block, row.finality, known)
         except LedgerError as error:
