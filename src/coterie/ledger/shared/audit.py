@@ -171,12 +171,12 @@ def _audit_blocks(
     final, known, waiting = chain, Signatures(), list[CheckedBlock]()
     result.chain = chain
     # the index gives the order: sorting would hold all blocks
-    query = "SELECT epoch, height, data FROM blocks INDEXED BY sqlite_autoindex_blocks_1 ORDER BY epoch, height"
-    for epoch, height, data in db.execute(query):
+    query = "SELECT seq, epoch, height, data FROM blocks INDEXED BY sqlite_autoindex_blocks_1 ORDER BY epoch, height"
+    for number, (seq, epoch, height, data) in enumerate(db.execute(query), 1):
         place[:] = [(epoch, height) if type(epoch) is type(height) is int else (chain.state.epoch, chain.height + 1)]
         try:
             row = Row.decode(_bytes(data))
-            if (row.full.block.epoch, row.full.block.height) != (epoch, height):
+            if (row.full.block.epoch, row.full.block.height, number) != (epoch, height, seq):
                 raise Stop("it is filed as another block")
             chain, checked = chain.follow(row.full, known)
             waiting.append(checked._replace(records=()))

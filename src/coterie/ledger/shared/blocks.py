@@ -29,11 +29,11 @@ from coterie.ledger.records import MOST_RECORD_BYTES, Record
 from coterie.ledger.shared.signatures import Signatures
 from coterie.ledger.shared.votes import MOST_CERTIFICATE_BYTES, BlockHeight, Certificate, Epoch
 
-MOST_BLOCK_BYTES = 640
+MOST_BLOCK_BYTES = 384
 MOST_FULL_BYTES = MOST_RECORDS_BYTES + 5 * MOST_RECORDS + 2 * MOST_BLOCK_BYTES
 MOST_DUMMIES = 256
 """Heights in a row that a proposal may pass over."""
-MOST_HEADERS = 256
+MOST_HEADERS = 384
 """Blocks between a block and the certified one that makes it final."""
 MOST_PROPOSAL_BYTES = 1 << 20
 """It fits into one message. Where certificates are long and many, the block must be shorter."""
@@ -145,6 +145,11 @@ class FullSharedBlock(msgspec.Struct, frozen=True, array_like=True, forbid_unkno
 
     def encode(self) -> bytes:
         return pack(self)
+
+    @property
+    def most_bytes(self) -> int:
+        """Not less than the length of its encoding."""
+        return MOST_BLOCK_BYTES + sum(map(len, self.records)) + 5 * len(self.records)
 
     def check_root(self) -> None:
         """Raise LedgerError unless the records are those that the block names by its root."""
