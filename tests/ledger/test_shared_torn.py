@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from ledger_worlds import GENESIS_RECORD
-from shared_worlds import charter, written
+from shared_worlds import Writer, charter, written
 
 from coterie.errors import LedgerError
 from coterie.ledger.shared import SharedChain, SharedMemory, SharedStore, Signatures
+from coterie.ledger.shared.ledger import Row
 
 PAGE = 4096
 START = charter()
@@ -169,6 +170,24 @@ def test_what_belongs_to_the_present_epoch_is_remade(sound, tmp_path, table):
         lost = 1 if table == "blocks" else 0
         assert len(all_blocks(store)) == len(all_blocks(sound[1])) - lost
         check_kept(store, sound[1], all_blocks(sound[1])[-1].encode())
+
+
+def test_a_last_block_that_nothing_makes_final_is_not_kept(tmp_path):
+    """As no writer leaves it: its row says that a later one makes it final, and there is none."""
+    path = tmp_path / "shared.sqlite"
+    writer = Writer(START.checkpoint)
+    with opened(path) as store:
+        store.add(*writer.write())
+        before = store.chain
+        store.add(*writer.write())
+    with sqlite3.connect(path) as db:
+        ((data,),) = db.execute("SELECT data FROM blocks ORDER BY seq DESC LIMIT 1").fetchall()
+        db.execute("UPDATE blocks SET data = ? WHERE data = ?", (Row(Row.decode(data).full, None).encode(), data))
+    db.close()
+    with opened(path) as store:
+        assert store.damage is not None
+        assert (store.damage.blocks, store.damage.left) == (1, 1)
+        assert store.chain == before
 
 
 def test_a_file_with_nothing_left_is_not_replaced(sound, tmp_path):

@@ -87,6 +87,7 @@ def test_certificates_that_are_none():
     cases = {
         "less than a quorum": few,
         "in order": replace(good, votes=(*few.votes, few.votes[0])),
+        "named twice": replace(good, votes=(first, *good.votes)),
         "that there is not": replace(good, votes=(*few.votes, (900, first[1]))),
         "not signed by": replace(good, votes=((first[0], rest[0][1]), *rest)),
         "no others, name": replace(good, kind="dummy"),
