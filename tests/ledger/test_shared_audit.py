@@ -42,7 +42,7 @@ replace = msgspec.structs.replace
 def world():
     """Batches in which there is something of everything: joins, leaves, evidence, gaps, tails, groups."""
     writer = Writer(START.checkpoint)
-    record = changes.KINDS.record
+    record = changes.record
     join = Join.make(PEERS[5], GENESIS, VRF[PEERS[5].id].public, 2, until=3)
     one = Vote.make(PEERS[1], GENESIS, 1, 1, "final", b"1" * 32)
     shown = Evidence.of(one, Vote.make(PEERS[1], GENESIS, 1, 1, "dummy"))

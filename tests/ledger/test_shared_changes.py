@@ -18,25 +18,25 @@ LOCK = 3
 
 
 def join(peer, until=50, weight=1, author=ANN):
-    return changes.KINDS.record(author, Join.make(peer, GENESIS, VRF[peer.id].public, weight, until), time=1)
+    return changes.record(author, Join.make(peer, GENESIS, VRF[peer.id].public, weight, until), time=1)
 
 
 def leave(peer, until):
-    return changes.KINDS.record(peer, Leave(genesis=GENESIS, until=until), time=1)
+    return changes.record(peer, Leave(genesis=GENESIS, until=until), time=1)
 
 
 def new_key(old, new, until, author=None):
-    return changes.KINDS.record(author or old, NewKey.make(new, GENESIS, old.id, VRF[new.id].public, until), time=1)
+    return changes.record(author or old, NewKey.make(new, GENESIS, old.id, VRF[new.id].public, until), time=1)
 
 
 def removal(peer, until, author=ANN):
-    return changes.KINDS.record(author, Removal(genesis=GENESIS, until=until, key=peer.id), time=1)
+    return changes.record(author, Removal(genesis=GENESIS, until=until, key=peer.id), time=1)
 
 
 def evidence(peer, epoch, author=ANN, height=1):
     one = Vote.make(peer, GENESIS, epoch, height, "final", b"1" * 32)
     other = Vote.make(peer, GENESIS, epoch, height, "dummy")
-    return changes.KINDS.record(author, Accusation(evidence=Evidence.of(one, other).encode()), time=1)
+    return changes.record(author, Accusation(evidence=Evidence.of(one, other).encode()), time=1)
 
 
 def begun(weights=(1, 1, 1, 1)):
@@ -199,14 +199,14 @@ def test_the_present_epochs_voters_never_change():
 
 
 BAD = {
-    "another federation": changes.KINDS.record(A, Leave(genesis=OTHER_GENESIS, until=1), time=1),
+    "another federation": changes.record(A, Leave(genesis=OTHER_GENESIS, until=1), time=1),
     "does not say": Record.make(A, "voter leave", {"genesis": GENESIS}, time=1),
     "seat is given away": new_key(A, E, 2, author=B),
-    "has not agreed": changes.KINDS.record(
+    "has not agreed": changes.record(
         ANN, msgspec.structs.replace(Join.make(E, GENESIS, VRF[E.id].public, 1, 2), weight=2), time=1
     ),
-    "usable key": changes.KINDS.record(ANN, Join.make(E, GENESIS, bytes(32), 1, 2), time=1),
-    "not signed": changes.KINDS.record(
+    "usable key": changes.record(ANN, Join.make(E, GENESIS, bytes(32), 1, 2), time=1),
+    "not signed": changes.record(
         ANN,
         Accusation(
             evidence=Evidence.of(
@@ -215,7 +215,7 @@ BAD = {
         ),
         time=1,
     ),
-    "not evidence": changes.KINDS.record(ANN, Accusation(evidence=b"?"), time=1),
+    "not evidence": changes.record(ANN, Accusation(evidence=b"?"), time=1),
 }
 
 
@@ -234,7 +234,7 @@ def test_the_consent_to_one_kind_is_none_to_another():
     agreed = NewKey.make(E, GENESIS, A.id, VRF[E.id].public, 2)
     stolen = Join(genesis=GENESIS, until=2, key=E.id, vrf=agreed.vrf, weight=1, consent=agreed.consent)
     with pytest.raises(LedgerError, match="has not agreed"):
-        changes.read(changes.KINDS.record(ANN, stolen, time=1), GENESIS)
+        changes.read(changes.record(ANN, stolen, time=1), GENESIS)
 
 
 def test_there_is_room_for_all_who_may_be_locked(monkeypatch):

@@ -109,6 +109,8 @@ KINDS: Kinds[Content] = Kinds(
         "evidence": Accusation,
     }
 )
+record = KINDS.record
+"""Makes a signed record that says one of these."""
 
 
 class Change(NamedTuple):
