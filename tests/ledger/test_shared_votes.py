@@ -174,10 +174,12 @@ def test_a_proposal_shows_why_it_may_follow():
     dummies = tuple(certified(writer.state, height, "dummy", bytes(32)) for height in (2, 3))
     good = Proposal(later, parent, dummies)
     assert Proposal.decode(good.encode()) == good
+    final = replace(good, notarised=replace(parent, kind="final"))
+    assert Proposal.decode(final.encode()) == final
     bad = {
         "unless that is the anchor": [replace(good, notarised=None), Proposal(first, parent, ())],
         "not that of": [
-            replace(good, notarised=replace(parent, kind="final")),
+            replace(good, notarised=replace(parent, kind="dummy")),
             replace(good, notarised=replace(parent, height=2)),
             replace(good, notarised=replace(parent, hash=OTHER)),
             replace(good, notarised=replace(parent, epoch=1)),
@@ -193,6 +195,16 @@ def test_a_proposal_shows_why_it_may_follow():
         for proposal in proposals:
             with pytest.raises(LedgerError, match=match):
                 Proposal.decode(proposal.encode())
+
+
+def test_a_proposal_bears_the_last_dummies_only():
+    writer = Writer(charter().checkpoint)
+    later = writer.block(skip=20)
+    dummies = tuple(certified(writer.state, height, "dummy", bytes(32)) for height in range(5, 21))
+    proposal = Proposal(later, None, dummies)
+    assert Proposal.decode(proposal.encode()) == proposal
+    with pytest.raises(LedgerError, match="missing"):
+        Proposal.decode(Proposal(later, None, dummies[1:]).encode())
 
 
 def test_blocks_of_bad_form_are_refused():
