@@ -22,7 +22,7 @@ from coterie.identity import PeerId, short_name
 from coterie.ledger.auditing import Stop, counted, date, faults, printable, read_mode, require_file, require_structure
 from coterie.ledger.blocks import Block, FullBlock
 from coterie.ledger.chain import BadRecord, extend
-from coterie.ledger.database import connect, require_tables
+from coterie.ledger.formats import connect, require_tables
 from coterie.ledger.kinds import Tally
 from coterie.ledger.records import Record
 from coterie.ledger.tables import GENESIS_KIND, LEDGER

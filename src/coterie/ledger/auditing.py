@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from coterie.errors import LedgerError
-from coterie.ledger.database import FAULTS, Damaged, translated
+from coterie.ledger.formats import FAULTS, Damaged, translated
 
 _MOST_WORDS = 400
 

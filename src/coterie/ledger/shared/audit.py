@@ -8,7 +8,9 @@ the beacon drew; each block and record is in its one encoding and signed, and fo
 is that of its records; a quorum's signatures make each block final; the proofs of closing blocks are good, and the
 beacons follow from them; evidence proves what it says; checkpoints, and where records are said to be, agree with all
 that; the file's structure holds together. Nothing in the file is believed, and nothing in it can make the audit fail or
-run for ever. Memory grows with the voters, and with the records of one epoch that change them.
+run for ever. Memory grows with the voters, and with the records of one epoch that change them. All values in all
+tables are covered. Of the file's own bytes those are not that say nothing: unused pages, unused room within pages, and
+counters in SQLite's header.
 
 What cannot be seen: that the chain was longer; that two thirds of some epoch's stake, or who has stolen their keys
 since, wrote another chain from there on (compare the last block's id with what others have: it stands for everything
@@ -28,7 +30,7 @@ from typing import TypeAlias
 from coterie.errors import LedgerError
 from coterie.identity import PeerId, short_name
 from coterie.ledger.auditing import Stop, counted, date, faults, printable, read_mode, require_file, require_structure
-from coterie.ledger.database import connect, require_tables
+from coterie.ledger.formats import connect, require_tables
 from coterie.ledger.kinds import Tally
 from coterie.ledger.records import Record
 from coterie.ledger.shared.chain import CheckedBlock, SharedChain, check_finality

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coterie.errors import LedgerError
-from coterie.ledger.database import OPEN_AGAIN, PAGE_BYTES, Damaged, Database, loading, open_file
+from coterie.ledger.database import Database, loading, open_file
+from coterie.ledger.formats import OPEN_AGAIN, PAGE_BYTES, Damaged
 from coterie.ledger.pages import last_columns
 from coterie.ledger.records import Record, RecordId
 from coterie.ledger.salvage import mended
