@@ -275,8 +275,8 @@ def describe_shared(result: SharedAudit) -> str:
     if chain is not None:
         state = chain.state
         lines.append(
-            f"It has come to epoch {state.epoch}, with {counted(len(state.voters), 'voter')} of {state.voters.total:,} "
-            f"in all; beacon {state.beacon.hex()}; checkpoint {state.id.hex()}."
+            f"It has come to epoch {state.epoch}, with {counted(len(state.voters), 'voter')} of weight "
+            f"{state.voters.total:,} in all; beacon {state.beacon.hex()}; checkpoint {state.id.hex()}."
         )
     if last is not None:
         block = last.block
