@@ -184,7 +184,9 @@ def survey(module: nn.Module, only: Mapping[str, str] | None = None) -> tuple[li
     offset = trainable = 0
     for index, (name, tensor) in enumerate(named):
         _check(name, tensor, type(module).__name__)
-        slot = Slot(name if only is None else only[name], tuple(tensor.shape), _stride(tensor), dtype_name(tensor), offset)
+        slot = Slot(
+            name if only is None else only[name], tuple(tensor.shape), _stride(tensor), dtype_name(tensor), offset
+        )
         places.append(Place(slot, tuple(homes[id(tensor)]), tensor, index < len(parameters)))
         offset += slot.size
         if index < count:

@@ -16,7 +16,13 @@ PLATFORMS = {
     "SKLEARN": "SKLEARN",
 }
 """What ``mlPlatform`` may be, in any case, and what is meant."""
-_ROOTS = {"keras": "KERAS", "transformers": "HUGGINGFACE", "peft": "HUGGINGFACE", "sklearn": "SKLEARN", "torch": "PYTORCH"}
+_ROOTS = {
+    "keras": "KERAS",
+    "transformers": "HUGGINGFACE",
+    "peft": "HUGGINGFACE",
+    "sklearn": "SKLEARN",
+    "torch": "PYTORCH",
+}
 
 
 def platform_named(name: str) -> str:

@@ -1,12 +1,12 @@
 """A test of an adapter of your own: ``check(make, validation=...)`` returns, or raises ModelError naming what fails.
 
-    def make():
-        torch.manual_seed(0)
-        model = Net()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # made before any weights are loaded, as in a script
-        return MyAdapter(model), lambda: train_one_batch(model, optimizer)
+def make():
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # made before any weights are loaded, as in a script
+    return MyAdapter(model), lambda: train_one_batch(model, optimizer)
 
-    conformance.check(make, validation=(x, y))
+conformance.check(make, validation=(x, y))
 """
 
 from __future__ import annotations
@@ -119,12 +119,14 @@ class _Trial:
 
     def saving(self) -> None:
         first = self._saved(self._adapter)
-        if bool(first.isnan().any()):
+        if bool((unwritten := first.isnan()).any()):
             self._fail(
-                f"save_weights left {int(first.isnan().sum())} elements unwritten, of {self._slot(first.isnan())} first",
+                f"save_weights left {int(unwritten.sum())} elements unwritten, of {self._slot(unwritten)} first",
                 "Write every element of the vector.",
             )
-        self._same(self._saved(self._adapter), first, "save_weights twice gives two vectors", "It must not change them.")
+        self._same(
+            self._saved(self._adapter), first, "save_weights twice gives two vectors", "It must not change them."
+        )
         kept = first.clone()
         first.fill_(5.0)
         self._same(
@@ -183,7 +185,10 @@ class _Trial:
         before = self._saved(self._adapter)
         size = self._adapter.layout.size
         for vector, what in ((torch.zeros(size + 1), "too long"), (torch.zeros(size, dtype=torch.float64), "float64")):
-            for name, method in (("load_weights", self._adapter.load_weights), ("save_weights", self._adapter.save_weights)):
+            for name, method in (
+                ("load_weights", self._adapter.load_weights),
+                ("save_weights", self._adapter.save_weights),
+            ):
                 try:
                     method(vector)
                 except CoterieError:

@@ -80,14 +80,14 @@ class HuggingFaceAdapter(PyTorchAdapter):
             names.setdefault((tensor.data_ptr(), tensor.shape), name)
         found: dict[str, str] = {}
         for key, tensor in state.items():
-            name = names.get((tensor.data_ptr(), tensor.shape))
-            if name is None or name in found:
+            held = names.get((tensor.data_ptr(), tensor.shape))
+            if held is None or held in found:
                 raise ModelError(
                     f"the adapter's {key} is no parameter of its own: it could not be loaded",
                     where=self.where,
                     remedy="Use a PEFT method that stores its parameters, such as LoRA.",
                 )
-            found[name] = key
+            found[held] = key
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad and name not in found:
                 raise ModelError(
@@ -123,7 +123,7 @@ class HuggingFaceAdapter(PyTorchAdapter):
         super().load_weights(vector)
 
     def unpack_validation(self, data: Any, batch_size: int | None) -> Iterable[Any]:
-        if isinstance(data, tuple) or not isinstance(data, DataLoader | list) and not hasattr(data, "__getitem__"):
+        if isinstance(data, tuple) or not (isinstance(data, DataLoader) or hasattr(data, "__getitem__")):
             raise DataError(
                 f"{type(data).__name__} is no validation data",
                 where="adsValData",
@@ -134,7 +134,8 @@ class HuggingFaceAdapter(PyTorchAdapter):
     def _collate(self) -> Callable[[Any], Any] | None:
         from transformers import default_data_collator
 
-        return default_data_collator
+        collate: Callable[[Any], Any] = default_data_collator
+        return collate
 
     def _forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
         inputs = self._inputs(batch)

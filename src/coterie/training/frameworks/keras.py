@@ -29,10 +29,10 @@ from coterie.training.vector import view_of
 
 
 class KerasAdapter(ModelAdapter):
-    """A built ``keras.Model``: its weights of floating dtypes, trainable ones first; no metric, seed or optimizer state.
+    """A built ``keras.Model``: its weights of floating dtypes, trainable ones first. Seeds and counters stay.
 
-    Validation data: a tuple of arrays (inputs, targets[, sample weights]), where inputs may be a list or dict of arrays,
-    or anything that yields such batches each time it is gone through: a PyDataset, a tf.data.Dataset, a DataLoader.
+    Validation data: a tuple (inputs, targets[, sample weights]) of arrays, or lists or dicts of arrays; or what
+    yields such batches each time it is gone through: a PyDataset, a tf.data.Dataset, a DataLoader.
     ``lossFunction``: a name of ``keras.losses`` or a callable (targets, outputs); by default the compiled loss, with
     penalties. ``metricFunction``: "accuracy", a name of ``keras.metrics``, a Metric, or a callable (targets, outputs)
     that is given the whole validation set at once.
@@ -183,9 +183,7 @@ class KerasAdapter(ModelAdapter):
                 return "accuracy"
             if function.startswith("_") or not callable(known.get(function)):
                 names = [name for name, value in known.items() if callable(value)]
-                raise SpecError(
-                    f"keras.{module} has no {function!r}", where=where, remedy=near_miss(function, names)
-                )
+                raise SpecError(f"keras.{module} has no {function!r}", where=where, remedy=near_miss(function, names))
             function = known[function]
         if isinstance(function, self._keras.metrics.Metric | self._keras.losses.Loss) and not args:
             return function
@@ -225,7 +223,8 @@ class _Slices:
     def __init__(self, tree: Any, data: tuple[Any, ...], size: int) -> None:
         self._tree, self._data, self._size = tree, data, size
         lengths = {len(part) if hasattr(part, "__len__") else -1 for part in tree.flatten(data)}
-        if len(lengths) != 1 or not 0 < (length := lengths.pop()):
+        length = lengths.pop() if len(lengths) == 1 else -1
+        if length < 1:
             raise DataError(
                 "inputs and targets are empty or of different lengths",
                 where="adsValData",

@@ -125,7 +125,7 @@ class PyTorchAdapter(ModelAdapter):
                 where="adsValData",
                 remedy="Give it a DataLoader, a Dataset, or a tuple (inputs, targets).",
             )
-        if len(data) == 0:  # type: ignore[arg-type]
+        if len(data) == 0:
             raise DataError("it is empty", where="adsValData", remedy="Give it at least one sample.")
         # A generator of its own: going through it must not change what the user's training draws.
         return DataLoader(data, batch_size=size, generator=torch.Generator(), collate_fn=self._collate())

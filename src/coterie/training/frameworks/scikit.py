@@ -46,7 +46,9 @@ class ScikitAdapter(ModelAdapter):
             raise ModelError("it has no partial_fit", where=self.where, remedy="Use SGDClassifier, for example.")
         if getattr(self.model, "average", False):
             raise ModelError(
-                "with average it keeps two sets of weights", where=self.where, remedy="Set average=False; peers average."
+                "with average it keeps two sets of weights",
+                where=self.where,
+                remedy="Set average=False; peers average.",
             )
         if not hasattr(self.model, "coef_") and not hasattr(self.model, "coefs_"):
             if hasattr(self.model, "n_features_in_"):
