@@ -1,4 +1,4 @@
-"""A small BERT with a LoRA adapter, built from its configuration, trained together with others: ``python lora_swarm.py SITE``.
+"""A small BERT with a LoRA adapter, trained together with others: ``python lora_swarm.py SITE``.
 
 A digit is a sentence of 20 words: the numbers of its brightest pixels. Nothing is downloaded.
 """

