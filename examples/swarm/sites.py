@@ -1,5 +1,7 @@
 """The data of each site in these examples: a part of a public data set. Yours would be files of your own."""
 
+from functools import cache
+
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -12,8 +14,13 @@ CREDIT = ((3500, 0.001), (4000, 0.002), (2500, 0.015), (1000, 0.5))
 
 def mnist(site, sites=3, samples=None):
     """Every ``sites``-th image from number ``site`` on: x (n, 1, 28, 28) float32 and y (n,) int64, and the test set."""
-    x, y, x_test, y_test = mnist_images("", None)
+    x, y, x_test, y_test = _images()
     return x[site::sites][:samples], y[site::sites][:samples].astype(np.int64), x_test, y_test.astype(np.int64)
+
+
+@cache
+def _images():
+    return mnist_images("", None)
 
 
 def credit(site):

@@ -21,7 +21,7 @@ def loop():
     made.close()
 
 
-def python(script, **options):
+def python(script):
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -133,11 +133,13 @@ def test_closing_lets_everybody_go(loop):
 
 
 INTERRUPTED = """
-    import asyncio, sys
+    import asyncio, threading
     from coterie.swarm.background import shared
 
-    async def forever():
+    async def forever(started=None):
         print("waiting", flush=True)
+        if started:
+            started.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -150,39 +152,22 @@ INTERRUPTED = """
         shared().run(forever())
     except KeyboardInterrupt:
         print("interrupted", shared().run(answer()))
+    started = threading.Event()
+    threading.Thread(target=lambda: shared().run(forever(started)), daemon=True).start()
+    started.wait()
+    raise ValueError("the user's own")
 """
 
 
-def test_ctrl_c_ends_the_wait_and_the_work():
+def test_ctrl_c_ends_the_wait_and_the_work_and_a_script_that_fails_ends():
+    """It fails although a coroutine is at work on the loop, and another thread waits for it."""
     process = python(INTERRUPTED)
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert out == "cleaned\ninterrupted 42\n", err
-    assert process.returncode == 0
-
-
-def test_a_script_that_fails_ends():
-    """Although a coroutine is at work on the loop, and another thread waits for it."""
-    process = python(
-        """
-        import asyncio, threading
-        from coterie.swarm.background import shared
-
-        started = threading.Event()
-
-        async def forever():
-            started.set()
-            await asyncio.Event().wait()
-
-        threading.Thread(target=lambda: shared().run(forever()), daemon=True).start()
-        started.wait()
-        raise ValueError("the user's own")
-        """
-    )
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert out == "cleaned\ninterrupted 42\nwaiting\ncleaned\n", err
     assert "ValueError: the user's own" in err
+    assert process.returncode == 1
 
 
 def test_a_forked_child_has_a_loop_of_its_own():

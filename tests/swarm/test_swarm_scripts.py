@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def script(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     yield importlib.import_module
-    for name in [*PAIRS, *(f"{name}_swarm" for name in PAIRS), "sites"]:
+    for name in [*PAIRS, *(f"{name}_swarm" for name in PAIRS)]:
         sys.modules.pop(name, None)
 
 

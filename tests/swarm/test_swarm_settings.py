@@ -115,9 +115,9 @@ def test_what_is_wrong_is_named_as_the_user_spelled_it(options, says):
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(SpecError, match="minPeers: it is required"):
+    with pytest.raises(SpecError, match=r"minPeers: it is required"):
         read(128)
-    with pytest.raises(SpecError, match="4 arguments without a name"):
+    with pytest.raises(SpecError, match=r"4 arguments without a name"):
         read(1, 2, "a", 4)
 
 
@@ -130,7 +130,7 @@ def test_a_merge_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text("def rule(own, received, context, state, judge): ...\n")
     assert read(**REQUIRED, merge_method="own.py:rule").merge_method == "own.py:rule"
-    with pytest.raises(PluginError, match="own.py has no function 'rules' Did you mean 'rule'"):
+    with pytest.raises(PluginError, match=r"own.py has no function 'rules' Did you mean 'rule'"):
         read(**REQUIRED, merge_method="own.py:rules")
 
 
@@ -143,7 +143,7 @@ def test_the_weight_may_be_changed_in_between():
     assert callback.node_weightage == callback.nodeWeightage == 4
     callback.nodeWeightage = 9
     assert callback.node_weightage == 9
-    with pytest.raises(SpecError, match="nodeWeightage: it is 101"):
+    with pytest.raises(SpecError, match=r"nodeWeightage: it is 101"):
         callback.node_weightage = 101
 
 
@@ -169,7 +169,7 @@ class TestWhereTheFederationIs:
 
     def test_nowhere(self):
         callback = coterie.SwarmCallback(**REQUIRED, model=nn.Linear(2, 2))
-        with pytest.raises(NodeError, match="belongs to no federation Set COTERIE_HOME .* SWARM_LOOPBACK=True"):
+        with pytest.raises(NodeError, match=r"belongs to no federation Set COTERIE_HOME .* SWARM_LOOPBACK=True"):
             callback.on_train_begin()
 
     def test_the_order(self, tmp_path, monkeypatch):
@@ -184,8 +184,8 @@ class TestWhereTheFederationIs:
         assert opening.find(given) == opening.Federation(home=given)
 
     def test_a_folder_that_is_no_home(self, tmp_path, monkeypatch):
-        with pytest.raises(NodeError, match="SwarmCallback: home: .* is no node's home"):
+        with pytest.raises(NodeError, match=r"SwarmCallback: home: .* is no node's home"):
             opening.find(tmp_path)
         monkeypatch.setenv("COTERIE_HOME", str(tmp_path))
-        with pytest.raises(NodeError, match="COTERIE_HOME: .* is no node's home"):
+        with pytest.raises(NodeError, match=r"COTERIE_HOME: .* is no node's home"):
             opening.find(None)

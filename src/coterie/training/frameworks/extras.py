@@ -13,10 +13,11 @@ def require(package: str, extra: str) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name is not None and error.name.partition(".")[0] != package:
+        missing = (error.name or package).partition(".")[0]
+        if missing != package:
             backend = ", or set KERAS_BACKEND=torch before Keras is imported" if package == "keras" else ""
             raise ModelError(
-                f"{package} cannot be imported: {error}", where="mlPlatform", remedy=f"Install {error.name}{backend}."
+                f"{package} cannot be imported: {error}", where="mlPlatform", remedy=f"Install {missing}{backend}."
             ) from error
         raise ModelError(
             f"{package} is not installed", where="mlPlatform", remedy=f"pip install 'coterie[{extra}]'"
