@@ -97,7 +97,7 @@ def test_a_training():
     assert len(session.heard) == 5, "a second end does nothing"
 
 
-@pytest.mark.parametrize(("mode", "value", "weight"), [("snapshot", 2.5, 5), ("active", 2.0, 5), ("inactive", 2.5, 0)])
+@pytest.mark.parametrize(("mode", "value", "weight"), [("snapshot", 2.5, 5), ("active", 2.0, 5), ("inactive", 2.0, 0)])
 def test_the_last_check_in(mode, value, weight):
     session = Scripted()
     callback, model = make(session, checkinModelOnTrainEnd=mode, nodeWeightage=5)
@@ -231,6 +231,18 @@ def test_weights_that_diverged_do_not_leave_the_site():
     with pytest.raises(TrainingDiverged, match="bias has a value that is not finite; it was not checked in"):
         callback.on_batch_end()
     assert session.told("sync") == []
+
+
+@pytest.mark.parametrize("mode", ["active", "inactive"])
+def test_a_site_that_diverged_still_gets_the_final_model(mode):
+    session = Scripted()
+    callback, model = make(session, checkinModelOnTrainEnd=mode)
+    callback.on_train_begin()
+    with torch.no_grad():
+        model.bias[1] = torch.nan
+    callback.on_train_end()
+    assert session.vectors("end") == [1.0]
+    assert level(model) == 2.0
 
 
 def test_large_finite_weights_are_checked_in():

@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -68,7 +67,7 @@ class Participation:
         if settings.ads_val_data is not None:
             self._batches = adapter.unpack_validation(settings.ads_val_data, settings.ads_val_batch_size)
         self._vector = torch.empty(adapter.layout.size)
-        self._merged = torch.empty(adapter.layout.size if settings.checkin_model_on_train_end == "active" else 0)
+        self._merged = torch.empty(0 if settings.checkin_model_on_train_end == "snapshot" else adapter.layout.size)
         self._over = self._ended = False
         self._steps = self._epochs = 0
         terms = Terms(
@@ -97,7 +96,8 @@ class Participation:
         session, adapter = self._begun("on_batch_end")
         self._steps += batches
         if self._steps >= self._interval:
-            self._accept(adapter, session.sync(self._checkin(adapter, self.weight)))
+            self._save(adapter)
+            self._accept(adapter, session.sync(self._checkin(self._vector, self.weight)))
         return self._over
 
     def epoch_end(self, epoch: int | None = None) -> bool:
@@ -113,10 +113,10 @@ class Participation:
             return
         session, adapter = self._begun("on_train_end")
         mode = self.settings.checkin_model_on_train_end
-        checkin = self._checkin(adapter, 0 if mode == "inactive" else self.weight)
-        if mode == "active":
-            checkin = replace(checkin, vector=self._merged)
-        self._accept(adapter, session.end(checkin))
+        if mode == "snapshot":
+            self._save(adapter)
+        vector = self._vector if mode == "snapshot" else self._merged  # a model that diverged does not matter then
+        self._accept(adapter, session.end(self._checkin(vector, 0 if mode == "inactive" else self.weight)))
         self._ended = True
         session.close(self._figures)
         self._session = None
@@ -155,14 +155,13 @@ class Participation:
                 remedy="Lower the learning rate, or clip gradients.",
             )
 
-    def _checkin(self, adapter: ModelAdapter, weighs: int) -> CheckIn:
-        self._save(adapter)
-        return CheckIn(self._vector, weighs, self._steps, self._epochs, self._figures)
+    def _checkin(self, vector: torch.Tensor, weighs: int) -> CheckIn:
+        return CheckIn(vector, weighs, self._steps, self._epochs, self._figures)
 
     def _accept(self, adapter: ModelAdapter, merged: Merged) -> None:
         """Let the model go on from ``merged``."""
         adapter.load_weights(merged.vector)
-        if self.settings.checkin_model_on_train_end == "active":
+        if self.settings.checkin_model_on_train_end != "snapshot":
             self._merged.copy_(merged.vector)
         self._steps, self._interval, self._over = 0, max(1, merged.next_interval), merged.over
         self._figures = Figures() if self._batches is None else self._evaluate(adapter, self._batches)
