@@ -8,6 +8,7 @@ from coterie.protocols.membership.issued import Issues
 from coterie.protocols.membership.joining import Joined, join
 from coterie.protocols.membership.policy import Policy
 from coterie.protocols.membership.records import Admission, Consent, Succession
+from coterie.protocols.membership.recovering import recover, sign_beside
 from coterie.protocols.membership.replay import Member, Membership, Pending, Removal, Replay
 from coterie.protocols.membership.spread import Spread
 
@@ -32,4 +33,6 @@ __all__ = [
     "invite",
     "join",
     "read_genesis",
+    "recover",
+    "sign_beside",
 ]
