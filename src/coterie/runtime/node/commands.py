@@ -90,6 +90,8 @@ class Commands:
             found = standings.get(member["peer"])
             member["answers"] = found is not None
             member["skew_ms"] = None if found is None else middle - found.time
+        for peer in await node.contacts.at_door([other for other in others if other not in standings]):
+            next(member for member in status["members"] if member["peer"] == peer)["refuses"] = True
         reached: bool | None = None
         if node.table.listen is not None and standings:
             replies = await node.peer.ask_all(list(standings), ReachAsk(), 2 * _ANSWER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from coterie.errors import NodeError
 from coterie.identity import Identity, PeerId, short_name
@@ -103,6 +103,12 @@ class Contacts:
         candidates = self._book.candidates(peer)
         owners = [await owner_of(address, self._charter.members(0)) for address in candidates[:2]]
         return Reach(peer in owners)
+
+    async def at_door(self, peers: Sequence[PeerId]) -> list[PeerId]:
+        """Which of these show their certificates where they are known to listen: dialled, and not met, they refuse."""
+        known, members = [peer for peer in peers if self._book.candidates(peer)], self._charter.members(0)
+        owners = await asyncio.gather(*(owner_of(self._book.candidates(peer)[0], members) for peer in known))
+        return [peer for peer, owner in zip(known, owners, strict=True) if owner == peer]
 
     def own_contact(self, port: int) -> str:
         """This machine as newcomers reach it, with ``port``. Raises NodeError where only the operator can know."""

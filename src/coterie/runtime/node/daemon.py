@@ -90,7 +90,9 @@ class Node:
         ledger = _Ledger(own)
         self.peer = new_peer(identity.id, self.transport, ledger)
         ledger.chains = chains = Chains(self.peer, self.charter.store, own, self.charter.ever_members)
-        self.part = Part(self.home, self.charter, self.peer, chains, self.transport)
+        self.part = Part(
+            self.home, self.charter, self.peer, chains, self.transport, lambda peers: self.contacts.at_door(peers)
+        )
         closing.callback(self.part.close)
         self.peer.handle(ReachAsk, lambda sender, question: self.contacts.can_dial(sender))
         spread = Spread(self.peer, self.charter.book)

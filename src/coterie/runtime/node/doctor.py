@@ -72,12 +72,14 @@ def _from_inside(status: dict[str, Any]) -> Iterator[Check]:
     yield Check("node", verdict, f"{state}{': ' + why if why else ''}", "See its log." if verdict == "bad" else "")
     others = [member for member in status["members"] if not member["this"]]
     reached = sum(member["answers"] for member in others)
-    yield Check(
-        "members",
-        "good" if reached == len(others) else "bad",
-        f"{reached} of {len(others)} answer",
-        "" if reached == len(others) else "Are their nodes running? May this machine dial them, or they it?",
-    )
+    refusing = [member["name"] for member in others if member.get("refuses")]
+    mend = ""
+    if refusing:
+        mend = f"{', '.join(refusing)} can be dialled and will not talk: was this peer expelled? Ask them."
+    elif reached < len(others):
+        silent = ", ".join(member["name"] for member in others if not member["answers"])
+        mend = f"Are the nodes of {silent} running? May this machine dial them, or they it?"
+    yield Check("members", "bad" if mend else "good", f"{reached} of {len(others)} others answer", mend)
     skews = [member["skew_ms"] for member in others if member["skew_ms"] is not None]
     if skews:
         middle = sorted(skews)[len(skews) // 2]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,10 +44,21 @@ _log = logging.getLogger("coterie.node")
 class Part:
     """One node's part. ``run`` ends with the protocol; ``close`` gives the memory back."""
 
-    def __init__(self, home: Home, charter: Charter, peer: Peer, chains: Chains, transport: GrpcTransport) -> None:
-        """Raises SpecError, PluginError or NodeError where there is a spec that cannot be used."""
+    def __init__(
+        self,
+        home: Home,
+        charter: Charter,
+        peer: Peer,
+        chains: Chains,
+        transport: GrpcTransport,
+        at_door: Callable[[Sequence[PeerId]], Awaitable[list[PeerId]]],
+    ) -> None:
+        """``at_door``: which of some peers can be dialled, whether they let this one in or not.
+
+        Raises SpecError, PluginError or NodeError where there is a spec that cannot be used.
+        """
         self._home, self._charter, self._peer = home, charter, peer
-        self._chains, self._transport = chains, transport
+        self._chains, self._transport, self._at_door = chains, transport, at_door
         self.state, self.why = "waiting", ""
         self.spec: Spec | None = self._checked_spec() if home.spec_text is not None else None
         self._site: Site | None = None
@@ -111,8 +122,10 @@ class Part:
         """Ask members for the spec until one has it, with the founder's signature."""
         federation, founder = self._charter.store.genesis, self._charter.founder
         while True:
-            self._say("waits for the spec: no member that has it could be reached yet")
-            for answer in await self._peer.ask_all(self._others(), SpecAsk(), _ANSWER):
+            answers = await self._peer.ask_all(self._others(), SpecAsk(), _ANSWER)
+            if not any(answers):
+                await self._say("waits for the spec: no member that has it has answered yet", self._others())
+            for answer in answers:
                 if isinstance(answer, SpecText):
                     if verify(founder, "spec", signed_spec(federation, answer.toml), answer.signature):
                         self._home.save_spec(answer.toml, answer.signature)
@@ -139,7 +152,7 @@ class Part:
             here = sum(peer in members for peer in ids)
             if self._peer.id in members and (here == wanted or (self._kept() and len(ids) == wanted)):
                 return ids
-            self._say(f"waits for members: {here} of {wanted} are there")
+            await self._say(f"waits for members: {here} of {wanted} are there")
             await asyncio.sleep(_LOOK)
 
     async def _until_all_are_ready(self, wanted: int) -> bool:
@@ -154,16 +167,23 @@ class Part:
                 return True
             if sum(one.state in _AT_WORK for one in standings) == len(others):
                 return False
-            self._say(f"waits for {_not_ready(others, answers)}")
+            await self._say(f"waits for {_not_ready(others, answers)}", () if standings else others)
             await asyncio.sleep(_LOOK if len(standings) < len(others) else 0.05)
 
-    def _say(self, what: str) -> None:
-        """Log what is waited for: when it changes, and now and then."""
+    async def _say(self, what: str, silent: Sequence[PeerId] = ()) -> None:
+        """Log what is waited for: when it changes, and now and then. ``silent``: members, none of whom has answered."""
         said, at = self._said
+        if what == said and time.monotonic() - at < _SAY:
+            return
+        self._said = what, time.monotonic()
+        refusing = await self._at_door(silent)
+        if refusing:
+            what += (
+                f". {', '.join(map(short_name, refusing))} can be dialled, but will not talk to this peer: it may have "
+                "been expelled or replaced, or its certificate may have ended. Ask them"
+            )
         self.why = what
-        if what != said or time.monotonic() - at > _SAY:
-            self._said = what, time.monotonic()
-            _log.info("%s", what)
+        _log.info("%s", what)
 
     # This site
 
