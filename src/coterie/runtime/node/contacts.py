@@ -113,9 +113,8 @@ class Contacts:
     def own_contact(self, port: int) -> str:
         """This machine as newcomers reach it, with ``port``. Raises NodeError where only the operator can know."""
         for text in (self._table.announce, self._table.join):
-            host = text.rpartition(":")[0] if text else ""
-            if host and host.strip("[]") not in ("0.0.0.0", "::"):  # noqa: S104 - that is the very question
-                return f"{host}:{port}"
+            if text and not _unspecified(text):
+                return str(Address.of(Address.parse(text, to_listen=True).host, port))
         raise NodeError(
             "it is not known under which address newcomers reach this node",
             where="node.toml",
@@ -128,11 +127,10 @@ class Contacts:
             return [self._table.announce]
         if self._table.listen is None:
             return []
-        host = self._table.listen.rpartition(":")[0]
-        if host.strip("[]") in ("0.0.0.0", "::"):  # noqa: S104
+        if _unspecified(self._table.listen):
             _log.warning("others are not told where this node listens: set announce in node.toml")
             return []
-        return [f"{host}:{self._transport.port}"]
+        return [str(Address.of(Address.parse(self._table.listen, to_listen=True).host, self._transport.port or 0))]
 
     def _found(self, address: Address, peer: PeerId | None) -> None:
         if peer is not None:
@@ -172,3 +170,7 @@ class Contacts:
             message = self._discovery.tell()
             for member in self._peer.secrets.sample(those, min(_FANOUT, len(those))):
                 self._peer.send(member, message)
+
+
+def _unspecified(listen: str) -> bool:
+    return Address.parse(listen, to_listen=True).host in ("0.0.0.0", "::")  # noqa: S104 - that is the very question

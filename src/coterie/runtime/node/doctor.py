@@ -16,6 +16,7 @@ from typing import Any
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie.errors import CoterieError, NodeError
 from coterie.identity import short_name
+from coterie.network.addresses import Address
 from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.control import call
 from coterie.runtime.node.home import Home
@@ -139,12 +140,12 @@ def _disk(path: Path) -> Check:
 
 
 def _free(address: str) -> str:
-    host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    where = Address.parse(address, to_listen=True)
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host.strip("[]"), int(port)))
+            probe.bind((where.host, where.port))
         except OSError as error:
             raise NodeError(
                 f"cannot be had: {error.strerror or error}",
