@@ -103,6 +103,7 @@ def init(
 ) -> None:
     """Found a federation: make its genesis record, and the home of its first member."""
     from coterie.identity import short_name
+    from coterie.network.addresses import Address
     from coterie.protocols.membership import Policy
     from coterie.runtime.node.founding import found_with_data, recovery_keys
 
@@ -120,8 +121,16 @@ def init(
     success(f"federation   {made.table.federation}")
     success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
     success(f"home         {home}")
+    peers = made.spec.federation.peers
+    success(f"begins       when {peers} members are there, this one among them (federation.peers in the spec)")
     if recovery:
         success(f"recovery     {', '.join(map(str, recovery))}: take them off this machine, and keep them apart")
+    if listen and Address.parse(listen, to_listen=True).host in ("0.0.0.0", "::") and announce is None:  # noqa: S104
+        typer.echo(
+            'Warning: others are not told where to reach this node. Set  announce = "host:port"  in '
+            f"{home / 'node.toml'}; invitations need it too.",
+            err=True,
+        )
     success(f"Next: coterie node --home {home}   and, while it runs: coterie federation invite --home {home}")
 
 
@@ -225,18 +234,22 @@ def recover(
 @federation.command(epilog="Example: coterie federation status --home a")
 def status(home: Home, as_json: AsJson = False) -> None:
     """Show how a running node sees its federation."""
+    from coterie.identity import short_name
+
     found = _ask(home, "status")
     if as_json:
         success(json.dumps(found))
         return
     progress = f", round {found['round'] + 1} of {found['rounds']}" if found["rounds"] else ""
-    success(f"{found['federation_name']} ({found['federation'][:16]}): {found['state']}{progress}")
+    success(f"{found['federation_name']}: {found['state']}{progress}")
+    success(f"federation   {found['federation']}")
     if found["why"]:
         success(f"why          {found['why']}")
     success(f"sent         {found['bytes_sent'] / 1e6:.1f} MB, received {found['bytes_received'] / 1e6:.1f} MB")
     rows = [
         (
-            member["name"],
+            member["name"] + (" (founder)" if member["peer"] == found["founder"] else ""),
+            short_name(member["peer"]),
             member["peer"][:16],
             "this node" if member["this"] else "connected" if member["connected"] else "not connected",
             member["address"] or "-",
@@ -244,9 +257,13 @@ def status(home: Home, as_json: AsJson = False) -> None:
         )
         for member in found["members"]
     ]
-    grid(("member", "peer", "stands", "address", "refused"), rows)
+    grid(("member", "in logs", "peer", "stands", "address", "refused"), rows)
+    for peer, reason in found["expelled"].items():
+        success(f"expelled     {peer[:16]} ({short_name(peer)}){': ' + reason if reason else ''}")
+    if len(found["members"]) > 1 and not any(member["connected"] for member in found["members"]):
+        success(f"No member is connected: coterie doctor --home {home} looks for the reason.")
     for record, (signed, needed) in found["pending"].items():
-        success(f"waits for signatures: {record} has {signed} of {needed}")
+        success(f"waits for signatures: {record} has {signed} of {needed} (sign: coterie federation countersign)")
 
 
 @federation.command(epilog="Example: coterie federation expel calm-otter-3fa9 --home a --reason 'key stolen'")
@@ -380,7 +397,13 @@ def _entered(made: Any, joined: Any, how: str = "") -> None:
         more = "1 more must sign" if joined.missing == 1 else f"{joined.missing} more must sign"
         command = f"coterie federation countersign {joined.admission.hex()} --home THEIRS {how}"
         success(f"{more} before this peer is a member: {command.strip()}")
-    success(f"Next: coterie node --home {home}")
+    if made.table.listen is None and not made.table.contacts and made.table.dht_listen is None:
+        typer.echo(
+            "Warning: this node only dials out, and knows no member's address. Add one to contacts in "
+            f"{home / 'node.toml'}, or it will meet nobody.",
+            err=True,
+        )
+    success(f"Next: coterie node --home {home} --dry-run   and then: coterie node --home {home}")
 
 
 def _ask(home: Path, command: str, **content: Any) -> dict[str, Any]:

@@ -76,6 +76,15 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def is_address(text: str) -> bool:
+    """Whether ``Address.parse`` takes it."""
+    try:
+        Address.parse(text)
+    except NetworkError:
+        return False
+    return True
+
+
 def _ip(host: str) -> _Ip | None:
     """The IP address that ``host`` spells, an IPv4 one where it is mapped into IPv6; None where it spells none."""
     if "%" in host:

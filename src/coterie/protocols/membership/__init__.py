@@ -5,6 +5,7 @@ from coterie.protocols.membership.book import Book
 from coterie.protocols.membership.genesis import Genesis, found, read_genesis
 from coterie.protocols.membership.invitation import Invitation, invite
 from coterie.protocols.membership.issued import Issues
+from coterie.protocols.membership.join_messages import Briefing
 from coterie.protocols.membership.joining import Joined, join
 from coterie.protocols.membership.policy import Policy
 from coterie.protocols.membership.records import Admission, Consent, Succession
@@ -15,6 +16,7 @@ from coterie.protocols.membership.spread import Spread
 __all__ = [
     "Admission",
     "Book",
+    "Briefing",
     "Consent",
     "Genesis",
     "Host",

@@ -39,6 +39,7 @@ from coterie.protocols.membership.issued import Issued, Issues
 from coterie.protocols.membership.join_messages import (
     MOST_ANSWER_BYTES,
     MOST_REQUEST_BYTES,
+    Briefing,
     History,
     JoinRequest,
     RecoveryRequest,
@@ -74,8 +75,16 @@ class _Refusal(Exception):
 class Host:
     """An inviter's side of the conversation: ``answer`` is what its join port calls."""
 
-    def __init__(self, identity: Identity, book: Book, issues: Issues, now: Callable[[], int]) -> None:
-        self.identity, self.book, self.issues, self._now = identity, book, issues, now
+    def __init__(
+        self,
+        identity: Identity,
+        book: Book,
+        issues: Issues,
+        now: Callable[[], int],
+        brief: Callable[[], Briefing] = Briefing,
+    ) -> None:
+        """``brief``: what newcomers are told beside the records."""
+        self.identity, self.book, self.issues, self._now, self._brief = identity, book, issues, now, brief
         self._failures = _Failures(now)
 
     async def answer(self, data: bytes, address: str) -> bytes:
@@ -121,7 +130,14 @@ class Host:
             start=0,
             signature=bytes(64),
         )
-        self.book.draft(self.identity, self._deed(request, Issued(newcomer.id, self._now() + 1, replaces)))
+        try:
+            self.book.draft(self.identity, self._deed(request, Issued(newcomer.id, self._now() + 1, replaces)))
+        except MembershipError as error:
+            raise MembershipError(
+                f"nobody could join by an invitation of this peer's: {error.what.removeprefix('that would not count: ')}",
+                where="invite",
+                remedy="Let a member invite who may, by the policy that the federation was founded with.",
+            ) from None
 
     def _answer(self, data: bytes) -> Welcome | History:
         request, entry = self._proved(data)
@@ -155,7 +171,7 @@ class Host:
         for record in records:
             _log.warning("a recovery key has signed: %s", record.where)
         found, total = self._records(request.start)
-        return History(self.book.replay.graph.genesis.encode(), request.start, total, found)
+        return History(self.book.replay.graph.genesis.encode(), request.start, total, found, self._brief())
 
     def _require_recovery(self, records: list[Record]) -> None:
         for record in records:
@@ -244,6 +260,7 @@ class Host:
             start=request.start,
             total=total,
             records=records,
+            briefing=self._brief(),
         )
 
     def _records(self, start: int) -> tuple[list[bytes], int]:

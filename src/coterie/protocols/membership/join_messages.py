@@ -8,12 +8,16 @@ import msgspec
 
 from coterie.identity import Certificate, PeerId
 from coterie.ledger.records import MOST_BYTES
+from coterie.network.addresses import MOST_CHARACTERS
 from coterie.protocols.membership.book import MOST_RECORDS
 from coterie.protocols.membership.policy import MOST_RECOVERY, Id
 from coterie.protocols.membership.records import Der, Hash, Name, Signature
 
 MOST_REQUEST_BYTES = 1 << 14
 MOST_ANSWER_BYTES = 1 << 20
+
+
+_CONTACTS = msgspec.Meta(max_length=8)
 
 
 class JoinRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -51,6 +55,17 @@ class RecoveryRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fiel
     """By the invitation's key, over all the rest and the inviter."""
 
 
+class Briefing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a newcomer needs beside the records. They prove none of it: it is checked where it is used."""
+
+    spec: Annotated[str, msgspec.Meta(max_length=MOST_ANSWER_BYTES // 4)] = ""
+    """As TOML; empty where the answering peer has not got it."""
+    signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
+    """The founder's, of the spec."""
+    contacts: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=MOST_CHARACTERS)], ...], _CONTACTS] = ()
+    """Where the answering peer can be dialled as a member."""
+
+
 class Refused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     reason: Annotated[str, msgspec.Meta(max_length=300)]
 
@@ -65,6 +80,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     start: Annotated[int, msgspec.Meta(ge=0)]
     total: Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
     records: Annotated[list[bytes], msgspec.Meta(max_length=MOST_RECORDS)]
+    briefing: Briefing = Briefing()
 
 
 class History(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -74,6 +90,7 @@ class History(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     start: Annotated[int, msgspec.Meta(ge=0)]
     total: Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
     records: Annotated[list[bytes], msgspec.Meta(max_length=MOST_RECORDS)]
+    briefing: Briefing = Briefing()
 
 
 def claim_of(request: JoinRequest, inviter: PeerId) -> bytes:

@@ -15,6 +15,7 @@ from coterie.protocols.membership.book import SKEW_MS
 from coterie.protocols.membership.invitation import Invitation
 from coterie.protocols.membership.join_messages import (
     MOST_ANSWER_BYTES,
+    Briefing,
     History,
     JoinRequest,
     Refused,
@@ -43,6 +44,8 @@ class Joined:
     admission: RecordId
     missing: int
     membership: Membership
+    briefing: Briefing
+    """The other side's word; see there."""
 
 
 async def join(
@@ -151,7 +154,7 @@ def _checked(
     if pending is None and not membership.is_member(me):
         raise lie("its records do not make this peer a member")
     missing = pending.needed - pending.signed if pending else 0
-    return Joined(replay.graph.genesis, tuple(records), node.id, missing, membership)
+    return Joined(replay.graph.genesis, tuple(records), node.id, missing, membership, answer.briefing)
 
 
 def lie(what: str) -> MembershipError:

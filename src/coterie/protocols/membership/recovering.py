@@ -31,7 +31,7 @@ from coterie.identity import Certificate, Identity
 from coterie.ledger.records import Record, RecordId
 from coterie.protocols.membership.book import Book
 from coterie.protocols.membership.invitation import Invitation
-from coterie.protocols.membership.join_messages import History, RecoveryRequest, encoder, recovery_claim
+from coterie.protocols.membership.join_messages import Briefing, History, RecoveryRequest, encoder, recovery_claim
 from coterie.protocols.membership.joining import Joined, lie, read_answer, replayed, what_follows
 from coterie.protocols.membership.policy import Policy
 from coterie.protocols.membership.records import KIND_OF, Consent, Countersignature, Succession, content_of
@@ -63,7 +63,7 @@ async def recover(
     """
     if invitation.expires < now():
         raise MembershipError("the invitation has ended", where="recover", remedy="Ask for a new one.")
-    replay, records = await _history(invitation, (), ask, secrets, now)
+    replay, records, _ = await _history(invitation, (), ask, secrets, now)
     _require_keys(keys, replay.genesis.policy)
     founder = replay.membership().founder
     if founder is None:
@@ -88,13 +88,13 @@ async def recover(
     )
     book.add(succession)
     signed = [succession, *(book.countersign(key, succession.id) for key in keys[1:])]
-    replay, records = await _history(invitation, signed, ask, secrets, now)
+    replay, records, briefing = await _history(invitation, signed, ask, secrets, now)
     membership = replay.membership()
     pending = membership.pending.get(succession.id)
     if pending is None and membership.founder != identity.id:
         raise lie("its records do not show the succession")
     missing = pending.needed - pending.signed if pending else 0
-    return Joined(replay.graph.genesis, tuple(records), succession.id, missing, membership)
+    return Joined(replay.graph.genesis, tuple(records), succession.id, missing, membership, briefing)
 
 
 def sign_beside(key: Identity, record: RecordId, parents: Sequence[RecordId], time: int) -> Record:
@@ -114,7 +114,7 @@ def _require_keys(keys: Sequence[Identity], policy: Policy) -> None:
             raise MembershipError(
                 f"{key.id[:16]} is no recovery key of this federation",
                 where="recover",
-                remedy=f"Its {len(policy.recovery)} keys begin {', '.join(one[:16] for one in policy.recovery)}.",
+                remedy=f"Its recovery keys are {', '.join(one[:16] for one in policy.recovery)}.",
             )
     if len({key.id for key in keys}) < len(keys):
         raise MembershipError("a recovery key is named twice", where="recover", remedy="Name each once.")
@@ -122,7 +122,7 @@ def _require_keys(keys: Sequence[Identity], policy: Policy) -> None:
 
 async def _history(
     invitation: Invitation, records: Sequence[Record], ask: Ask, secrets: Random, now: Callable[[], int]
-) -> tuple[Replay, list[Record]]:
+) -> tuple[Replay, list[Record], Briefing]:
     """All records that the member has, once it has taken in ``records``."""
     found: list[bytes] = []
     brought = tuple(record.encode() for record in records)
@@ -139,5 +139,5 @@ async def _history(
         answer = read_answer(await ask(encoder.encode(msgspec.structs.replace(request, proof=proof))), History)
         found += what_follows(answer, len(found))
         if len(found) >= answer.total:
-            return replayed(invitation, answer.genesis, found, now())
+            return *replayed(invitation, answer.genesis, found, now()), answer.briefing
         brought = ()

@@ -53,15 +53,22 @@ class Contacts:
             self._found,
             is_member=charter.membership_has,
             dht=dht,
-            endpoints=[Address.parse(text) for text in self._endpoints()],
+            endpoints=[Address.parse(text) for text in self.endpoints()],
             contacts=[(Address.parse(text), None) for text in table.contacts],
             book_path=path,
         )
+        if table.listen is not None and not self.endpoints():
+            _log.warning("others are not told where this node listens: set announce in node.toml")
         self._probes: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._seen: frozenset[PeerId] = frozenset()
         self._dialled: dict[PeerId, float] = {}
         peer.handle(Addresses, self._discovery.told)
+
+    @property
+    def knows_anybody(self) -> bool:
+        """Whether there is an address to begin with."""
+        return bool(self._table.contacts or self._table.dht_listen or self._book.entries)
 
     async def run(self) -> None:
         """Find, and tell others what was found."""
@@ -121,14 +128,13 @@ class Contacts:
             remedy='Set  announce = "host:port"  there, or give --contact host:port.',
         )
 
-    def _endpoints(self) -> list[str]:
+    def endpoints(self) -> list[str]:
         """Where others can dial this node."""
         if self._table.announce is not None:
             return [self._table.announce]
         if self._table.listen is None:
             return []
         if _unspecified(self._table.listen):
-            _log.warning("others are not told where this node listens: set announce in node.toml")
             return []
         return [str(Address.of(Address.parse(self._table.listen, to_listen=True).host, self._transport.port or 0))]
 

@@ -24,7 +24,7 @@ from coterie.network.grpc.transport import GrpcTransport
 from coterie.network.join import JoinPort
 from coterie.network.limits import Limits
 from coterie.protocols import Peer
-from coterie.protocols.membership import Host, Issues, Spread
+from coterie.protocols.membership import Briefing, Host, Issues, Spread
 from coterie.runtime.node.chains import Chains
 from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.commands import Commands
@@ -102,7 +102,7 @@ class Node:
         memory = SharedMemory()
         closing.callback(memory.close)
         self.issues = Issues(FileStore(self.home.path / "state", Arena(memory, 1, 1), ""), now_ms)
-        self.host = Host(identity, self.charter.book, self.issues, now_ms)
+        self.host = Host(identity, self.charter.book, self.issues, now_ms, self._brief)
         self.join_port = await self._open_join_port(transport_key)
         control = ControlServer(self.home.socket, Commands(self).all)
         await control.start()
@@ -111,6 +111,10 @@ class Node:
             loop.add_signal_handler(number, self.stop)
         name = short_name(identity.id)
         _log.info("%s (%s) listens at port %s", name, identity.id, self.transport.port or "none: it dials out only")
+        if self.join_port is not None:
+            _log.info("newcomers may knock at port %s", self.join_port.port)
+        if self.table.listen is None and not self.contacts.knows_anybody:
+            _log.warning("it only dials out, and knows no member's address: set contacts in node.toml")
         tasks = [
             asyncio.create_task(work, name=title)
             for title, work in (
@@ -151,6 +155,10 @@ class Node:
 
     def _receive(self, sender: PeerId, frame: Frame) -> None:
         self.peer.receive(sender, frame)
+
+    def _brief(self) -> Briefing:
+        text, signature = self.home.spec_text or ("", b"")
+        return Briefing(text, signature, tuple(self.contacts.endpoints()))
 
     def _layouts(self) -> dict[str, int]:
         layout = self.charter.genesis.layout

@@ -80,7 +80,8 @@ def _from_inside(status: dict[str, Any]) -> Iterator[Check]:
     elif reached < len(others):
         silent = ", ".join(member["name"] for member in others if not member["answers"])
         mend = f"Are the nodes of {silent} running? May this machine dial them, or they it?"
-    yield Check("members", "bad" if mend else "good", f"{reached} of {len(others)} others answer", mend)
+    found = f"{reached} of {len(others)} others answer" if others else "no others yet"
+    yield Check("members", "bad" if mend else "good", found, mend)
     skews = [member["skew_ms"] for member in others if member["skew_ms"] is not None]
     if skews:
         middle = sorted(skews)[len(skews) // 2]
@@ -95,7 +96,8 @@ def _from_inside(status: dict[str, Any]) -> Iterator[Check]:
         yield Check("clock", "unknown", "nobody to compare with")
     reach = status["reachable"]
     if reach is None:
-        yield Check("reachable", "unknown", "it only dials out, or nobody could be asked")
+        why = "nobody could be asked" if status["listens"] else "it only dials out, which is enough"
+        yield Check("reachable", "unknown" if status["listens"] else "good", why)
     else:
         mend = "Open the port in the firewall, or set announce in node.toml to where others reach it."
         yield Check(

@@ -11,9 +11,10 @@ import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
 from coterie import spec as specs
 from coterie.errors import MembershipError, PeerUnreachable
-from coterie.identity import Identity, PeerId
+from coterie.identity import Identity, PeerId, verify
 from coterie.layout import Layout
 from coterie.ledger import Record
+from coterie.network.addresses import is_address
 from coterie.network.join import call_join
 from coterie.protocols.membership import (
     Admission,
@@ -152,7 +153,11 @@ async def _enter(
         home.discard()
         raise
     begin_ledger(path, joined.genesis, joined.records)
-    home.save(table.model_copy(update={"federation": joined.genesis.id.hex()}))
+    briefing = joined.briefing
+    contacts = table.contacts or [text for text in briefing.contacts if is_address(text)]
+    if verify(joined.genesis.author, "spec", signed_spec(joined.genesis.id, briefing.spec), briefing.signature):
+        home.save_spec(briefing.spec, briefing.signature)
+    home.save(table.model_copy(update={"federation": joined.genesis.id.hex(), "contacts": contacts}))
     return home, joined
 
 

@@ -82,13 +82,15 @@ class Part:
         returned = any(site.store.get(key) is not None for key in self._kept())
         late = await self._until_all_are_ready(spec.federation.peers)
         directory = RunDirectory(self._home.path)
+        finished = (self._home.path / "result.json").exists()  # a restart after the end must not change the outcome
         life = Life(spec, site, self._roster(len(ids)), number, topology, attackers, directory.metrics)
         life.enter(self._peer, returned=returned or late)
         self._life, self.state, self.why = life, "training", ""
         _log.info("begins%s", ", where it had stopped" if returned else ", late" if late else "")
         began = time.monotonic()
         await life.run()
-        await self._write_result(spec, site, directory, time.monotonic() - began)
+        if not (returned and finished):
+            await self._write_result(spec, site, directory, time.monotonic() - began)
         self.state = "done"
         _log.info("done: accuracy on the test set %.3f", directory.result.accuracy["mean"])
 
@@ -146,29 +148,47 @@ class Part:
         return self._charter.roster(wanted)
 
     async def _complete(self, wanted: int) -> tuple[PeerId, ...]:
-        """Who takes part, by number, once all numbers are taken, or at once where this node had begun already."""
+        """Who takes part, by number, once all numbers are taken; sooner where it has begun, here or with the others."""
         while True:
             ids, members = self._roster(wanted), self._charter.membership.members
             here = sum(peer in members for peer in ids)
-            if self._peer.id in members and (here == wanted or (self._kept() and len(ids) == wanted)):
+            if self._peer.id in members and (here == wanted or (len(ids) == wanted and await self._goes_on(ids))):
                 return ids
             await self._say(f"waits for members: {here} of {wanted} are there")
             await asyncio.sleep(_LOOK)
 
+    async def _goes_on(self, ids: Sequence[PeerId]) -> bool:
+        """Whether it has begun already, and one of its members is gone."""
+        others = self._present(ids)
+        return bool(self._kept()) or _have_begun(await self._peer.ask_all(others, StandingAsk(), _ANSWER))
+
     async def _until_all_are_ready(self, wanted: int) -> bool:
-        """Wait for the others. Whether they have begun already: most of those who answer say so."""
+        """Wait for the others. Whether they have begun already: most of them say so."""
         while True:
-            members = self._charter.membership.members
-            others = [peer for peer in self._roster(wanted) if peer in members and peer != self._peer.id]
+            others = self._present(self._roster(wanted))
             answers = await self._peer.ask_all(others, StandingAsk(), _ANSWER)
             standings = [answer for answer in answers if isinstance(answer, Standing)]
-            begun = [one for one in standings if one.state in ("training", "done") and one.round >= 0]
-            if standings and 2 * len(begun) > len(others):
+            if _have_begun(answers):
                 return True
             if sum(one.state in _AT_WORK for one in standings) == len(others):
                 return False
-            await self._say(f"waits for {_not_ready(others, answers)}", () if standings else others)
+            await self._say(f"waits for {self._not_ready(others, answers)}", () if standings else others)
             await asyncio.sleep(_LOOK if len(standings) < len(others) else 0.05)
+
+    def _present(self, ids: Sequence[PeerId]) -> list[PeerId]:
+        """Those who are members, but this one."""
+        members = self._charter.membership.members
+        return [peer for peer in ids if peer in members and peer != self._peer.id]
+
+    def _not_ready(self, others: Sequence[PeerId], answers: Sequence[Any]) -> str:
+        states = [answer.state if isinstance(answer, Standing) else "no answer" for answer in answers]
+        named = [f"{self._called(p)}: {s}" for p, s in zip(others, states, strict=True) if s not in _AT_WORK]
+        return ", ".join(named) or "the others"
+
+    def _called(self, peer: PeerId) -> str:
+        """As it calls itself, and the short name that logs have."""
+        member = self._charter.membership.members.get(peer)
+        return f"{member.name} ({short_name(peer)})" if member is not None else short_name(peer)
 
     async def _say(self, what: str, silent: Sequence[PeerId] = ()) -> None:
         """Log what is waited for: when it changes, and now and then. ``silent``: members, none of whom has answered."""
@@ -178,9 +198,10 @@ class Part:
         self._said = what, time.monotonic()
         refusing = await self._at_door(silent)
         if refusing:
+            names = ", ".join(map(self._called, refusing))
             what += (
-                f". {', '.join(map(short_name, refusing))} can be dialled, but will not talk to this peer: it may have "
-                "been expelled or replaced, or its certificate may have ended. Ask them"
+                f". {names} can be dialled, but will not talk to this peer: it may have been expelled or replaced, "
+                "or its certificate may have ended. Ask them"
             )
         self.why = what
         _log.info("%s", what)
@@ -237,7 +258,7 @@ class Part:
         directory.write_result(result)
 
 
-def _not_ready(others: Sequence[PeerId], answers: Sequence[Any]) -> str:
-    states = [answer.state if isinstance(answer, Standing) else "no answer" for answer in answers]
-    named = [f"{short_name(p)} ({s})" for p, s in zip(others, states, strict=True) if s not in _AT_WORK]
-    return ", ".join(named) or "the others"
+def _have_begun(answers: Sequence[Any]) -> bool:
+    """Whether most of those asked say that they are in a round, or through."""
+    begun = [a for a in answers if isinstance(a, Standing) and a.state in ("training", "done") and a.round >= 0]
+    return 2 * len(begun) > len(answers)
