@@ -1,51 +1,18 @@
-"""The commands of real federations: ``coterie federation ...``, ``node``, ``doctor`` and ``audit``."""
+"""The commands of real peers: ``coterie node``, ``doctor`` and ``audit``, beside ``coterie federation``."""
 
 from __future__ import annotations
 
-import asyncio
-import datetime
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from coterie._commands import JSON, Commands, grid, success
-from coterie.errors import LedgerError, MembershipError, NodeError, SpecError
-
-Home = Annotated[Path, typer.Option("--home", help="The node's folder: its key, settings, ledger and state.")]
-AsJson = Annotated[bool, typer.Option(JSON, help="Print one JSON object.")]
-Listen = Annotated[
-    str | None,
-    typer.Option("--listen", metavar="HOST:PORT", help="Accept members here; without it the node only dials out."),
-]
-Announce = Annotated[
-    str | None, typer.Option("--announce", metavar="HOST:PORT", help="Where others reach it, if not at --listen.")
-]
-JoinPort = Annotated[str | None, typer.Option("--join", metavar="HOST:PORT", help="Accept newcomers here.")]
-Contact = Annotated[
-    list[str] | None, typer.Option("--contact", metavar="HOST:PORT", help="A member to try first. Repeatable.")
-]
-DhtListen = Annotated[
-    str | None, typer.Option("--dht-listen", metavar="HOST:PORT", help="Take part in the Kademlia table, on UDP.")
-]
-Dht = Annotated[
-    list[str] | None, typer.Option("--dht", metavar="HOST:PORT", help="A node of that table to begin with. Repeatable.")
-]
-Private = Annotated[bool, typer.Option("--private", help="Members are on loopback or private addresses.")]
-Dataset = Annotated[
-    str | None, typer.Option("--data", metavar="DATASET", help="This site's own data, such as csv:/data/ward.csv.")
-]
-Part = Annotated[
-    int | None, typer.Option("--part", min=0, help="For trials: this part of the spec's data set, from 0.")
-]
-Name = Annotated[str, typer.Option("--name", help="How this site is shown to the others.")]
-Key = Annotated[Path | None, typer.Option("--key", help="An Ed25519 key to use, in PEM; by default a new one is made.")]
-
-federation = typer.Typer(
-    cls=Commands, no_args_is_help=True, help="Found a federation, invite to it, join it, see how it stands."
-)
+from coterie._commands import grid, success
+from coterie._federation import federation
+from coterie._node_options import AsJson, Home
+from coterie.errors import LedgerError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,166 +24,6 @@ def add_to(app: typer.Typer) -> None:
         (audit, "Example: coterie audit hospital-a/ledger.sqlite --genesis 3f0c..."),
     ):
         app.command(epilog=epilog)(command)
-
-
-@federation.command(
-    epilog="Example: coterie federation init study.toml --home a --listen 0.0.0.0:7400 --join 0.0.0.0:7401 "
-    "--announce a.example:7400"
-)
-def init(
-    spec: Annotated[Path, typer.Argument(help="The federation's spec.", show_default=False)],
-    home: Home,
-    name: Name = "founder",
-    listen: Listen = None,
-    announce: Announce = None,
-    join: JoinPort = None,
-    admit: Annotated[str, typer.Option("--admit", help="Who may admit: founder, any, or quorum.")] = "founder",
-    expel: Annotated[str, typer.Option("--expel", help="Who may expel: founder or quorum.")] = "founder",
-    quorum: Annotated[int, typer.Option("--quorum", min=2, help="How many must sign, where a quorum decides.")] = 2,
-    seats: Annotated[int, typer.Option("--seats", min=1, help="Most members at a time.")] = 1000,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="DATE", help="No admissions after this day (YYYY-MM-DD, UTC).")
-    ] = None,
-    contact: Contact = None,
-    dht_listen: DhtListen = None,
-    dht: Dht = None,
-    private: Private = False,
-    data: Dataset = None,
-    part: Part = None,
-    key: Key = None,
-) -> None:
-    """Found a federation: make its genesis record, and the home of its first member."""
-    from coterie.identity import short_name
-    from coterie.protocols.membership import Policy
-    from coterie.runtime.node.founding import found_with_data
-
-    if admit not in ("founder", "any", "quorum") or expel not in ("founder", "quorum"):
-        raise SpecError(
-            f"--admit {admit} --expel {expel} is no policy",
-            where="command line",
-            remedy="--admit founder, any or quorum; --expel founder or quorum.",
-        )
-    policy = Policy(admit=admit, expel=expel, quorum=quorum, seats=seats, until=_moment(until))  # type: ignore[arg-type]
-    table = _table(listen, announce, join, contact, dht_listen, dht, private, data, part)
-    made = found_with_data(home, spec, table, name=name, policy=policy, identity=_identity(key))
-    success(f"federation   {made.table.federation}")
-    success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
-    success(f"home         {home}")
-    success(f"Next: coterie node --home {home}   and, while it runs: coterie federation invite --home {home}")
-
-
-@federation.command(epilog="Example: coterie federation invite --home a --days 3")
-def invite(
-    home: Home,
-    days: Annotated[float, typer.Option("--days", min=0.01, max=365, help="How long it is good for.")] = 7.0,
-    contact: Annotated[
-        list[str] | None,
-        typer.Option("--contact", metavar="HOST:PORT", help="Where newcomers reach the join port. Repeatable."),
-    ] = None,
-    replaces: Annotated[
-        str, typer.Option("--replaces", metavar="PEER", help="The member whose key is lost, which this one succeeds.")
-    ] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Make an invitation for one newcomer: a text to send over a channel that both trust. The node must be running."""
-    answer = _ask(home, "invite", days=days, contacts=contact or [], replaces=replaces)
-    if as_json:
-        success(json.dumps(answer))
-        return
-    success(answer["invitation"])
-    typer.echo(
-        f"Good for one newcomer, for {days:g} days, at {', '.join(answer['contacts'])}. "
-        "Whoever has this text can join: send it over a channel you trust.",
-        err=True,
-    )
-
-
-@federation.command(epilog="Example: coterie federation join coterie1abc... --home b --data csv:/data/ward-7.csv")
-def join(
-    invitation: Annotated[str, typer.Argument(help="The invitation, or a file that holds it.", show_default=False)],
-    home: Home,
-    name: Name = "member",
-    listen: Listen = None,
-    announce: Announce = None,
-    join_port: JoinPort = None,
-    contact: Contact = None,
-    dht_listen: DhtListen = None,
-    dht: Dht = None,
-    private: Private = False,
-    data: Dataset = None,
-    part: Part = None,
-    key: Key = None,
-) -> None:
-    """Join a federation by an invitation, and make this node's home."""
-    from coterie.identity import short_name
-    from coterie.runtime.node.founding import join_federation, read_invitation
-
-    read = read_invitation(invitation)
-    table = _table(listen, announce, join_port, contact, dht_listen, dht, private, data, part)
-    made, joined = asyncio.run(join_federation(home, read, table, name=name, identity=_identity(key)))
-    success(f"federation   {made.table.federation}")
-    success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
-    success(f"members      {len(joined.membership.members)}")
-    success(f"home         {home}")
-    if joined.missing:
-        success(f"{joined.missing} more members must sign: coterie federation countersign {joined.admission.hex()}")
-    success(f"Next: coterie node --home {home}")
-
-
-@federation.command(epilog="Example: coterie federation status --home a")
-def status(home: Home, as_json: AsJson = False) -> None:
-    """Show how a running node sees its federation."""
-    found = _ask(home, "status")
-    if as_json:
-        success(json.dumps(found))
-        return
-    progress = f", round {found['round'] + 1} of {found['rounds']}" if found["rounds"] else ""
-    success(f"{found['federation_name']} ({found['federation'][:16]}): {found['state']}{progress}")
-    if found["why"]:
-        success(f"why          {found['why']}")
-    success(f"sent         {found['bytes_sent'] / 1e6:.1f} MB, received {found['bytes_received'] / 1e6:.1f} MB")
-    rows = [
-        (
-            member["name"],
-            member["peer"][:16],
-            "this node" if member["this"] else "connected" if member["connected"] else "not connected",
-            member["address"] or "-",
-            str(found["refused"].get(member["peer"], 0)),
-        )
-        for member in found["members"]
-    ]
-    grid(("member", "peer", "stands", "address", "refused"), rows)
-    for record, (signed, needed) in found["pending"].items():
-        success(f"waits for signatures: {record} has {signed} of {needed}")
-
-
-@federation.command(epilog="Example: coterie federation expel calm-otter-3fa9 --home a --reason 'key stolen'")
-def expel(
-    peer: Annotated[str, typer.Argument(help="Its name, short name or peer id.", show_default=False)],
-    home: Home,
-    reason: Annotated[str, typer.Option("--reason", help="Why; all members see it.")] = "",
-) -> None:
-    """Expel a member. Its connections are cut at every member that hears of it."""
-    answer = _ask(home, "expel", peer=peer, reason=reason)
-    done = "is expelled" if answer["expelled"] else "is expelled once enough members have signed"
-    success(f"{answer['peer'][:16]} {done}")
-
-
-@federation.command(epilog="Example: coterie federation countersign 5d0f... --home a")
-def countersign(
-    record: Annotated[str, typer.Argument(help="The record's id, as 'status' shows it.", show_default=False)],
-    home: Home,
-) -> None:
-    """Sign another member's admission or expulsion, where the policy wants a quorum."""
-    _ask(home, "countersign", record=record)
-    success("signed")
-
-
-@federation.command(epilog="Example: coterie federation renew --home a")
-def renew(home: Home) -> None:
-    """Take a new transport certificate now. Nodes do so by themselves in time; after a leak, do it at once."""
-    answer = _ask(home, "renew")
-    success(f"the new certificate has the SHA-256 fingerprint {answer['fingerprint']}")
 
 
 def node(
@@ -313,67 +120,3 @@ def _hash(text: str, option: str, what: str, source: str) -> bytes:
     if len(found) != 32:
         raise LedgerError(f"not {what}", where=option, remedy=f"Give 64 hexadecimal digits, {source}.")
     return found
-
-
-def _ask(home: Path, command: str, **content: Any) -> dict[str, Any]:
-    from coterie.runtime.node.control import call
-    from coterie.runtime.node.home import Home as Folder
-
-    if not (home / "node.toml").exists():
-        raise NodeError("this is no node's home", where=str(home), remedy="Make one: coterie federation init, or join.")
-    return call(Folder(home).socket, {"command": command, **content})
-
-
-def _table(
-    listen: str | None,
-    announce: str | None,
-    join: str | None,
-    contact: list[str] | None,
-    dht_listen: str | None,
-    dht: list[str] | None,
-    private: bool,
-    data: str | None,
-    part: int | None,
-) -> Any:
-    from pydantic import ValidationError
-
-    from coterie.registry import explain
-    from coterie.runtime.node.home import NodeTable
-
-    try:
-        return NodeTable(
-            listen=listen,
-            announce=announce,
-            join=join,
-            contacts=contact or [],
-            dht_listen=dht_listen,
-            dht=dht or [],
-            private_networks=private,
-            dataset=_anchored(data),
-            part=part,
-        )
-    except ValidationError as error:
-        raise explain(error, "command line", NodeTable.model_fields) from None
-
-
-def _anchored(dataset: str | None) -> str | None:
-    """A data set with its path made absolute: the node may be started from another folder."""
-    kind, colon, path = (dataset or "").partition(":")
-    return f"{kind}:{Path(path).absolute()}" if colon and kind in ("csv", "npz") else dataset
-
-
-def _identity(key: Path | None) -> Any:
-    from coterie.identity import Identity
-
-    return None if key is None else Identity.load(key)
-
-
-def _moment(day: str | None) -> int | None:
-    """The end of a day in UTC, in ms since 1970."""
-    if day is None:
-        return None
-    try:
-        end = datetime.datetime.combine(datetime.date.fromisoformat(day), datetime.time.max, datetime.UTC)
-    except ValueError:
-        raise MembershipError(f"{day!r} is no day", where="--until", remedy="Write it as 2027-12-31.") from None
-    return int(end.timestamp() * 1000)
