@@ -8,6 +8,8 @@ whoever has seen both.
 """
 
 from coterie.ledger.shared.blocks import Finality, FullSharedBlock, Proposal, SharedBlock, closing_alpha
+from coterie.ledger.shared.chain import CheckedBlock, SharedChain, check_block
+from coterie.ledger.shared.changes import Accusation, Change, Join, Leave, NewKey, Removal
 from coterie.ledger.shared.charter import Charter, Checkpoint, Locked, next_beacon
 from coterie.ledger.shared.evidence import Evidence
 from coterie.ledger.shared.signatures import Signatures
@@ -30,6 +32,15 @@ __all__ = [
     "Proposal",
     "Finality",
     "Evidence",
+    "SharedChain",
+    "CheckedBlock",
+    "check_block",
+    "Change",
+    "Join",
+    "Leave",
+    "NewKey",
+    "Removal",
+    "Accusation",
     "closing_alpha",
     "next_beacon",
 ]

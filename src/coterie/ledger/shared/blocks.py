@@ -146,34 +146,29 @@ class FullSharedBlock(msgspec.Struct, frozen=True, array_like=True, forbid_unkno
     def encode(self) -> bytes:
         return pack(self)
 
-    def check(self, known: Signatures | None = None) -> tuple[Record, ...]:
-        """Its records, checked; what it follows and who may propose it are other questions. Raises LedgerError."""
+    def check_root(self) -> None:
+        """Raise LedgerError unless the records are those that the block names by its root."""
         block = self.block
-        block.check(known)
         if block.count != len(self.records) or sum(map(len, self.records)) > MOST_RECORDS_BYTES:
             raise LedgerError("its records are more or fewer than it says, or too long", where=block.where)
         if merkle.tree_hash(self.records) != block.root:
             raise LedgerError("its records are not those that were signed", where=block.where)
-        found = known.records(block.id) if known else None
-        if found is None:
-            found = tuple(self._decoded())
-            if known:
-                known.remember(block.id, found)
-        return found
 
-    def _decoded(self) -> list[Record]:
+    def read_records(self) -> tuple[Record, ...]:
+        """The records, each checked. Raises LedgerError that names the first bad one."""
         found: list[Record] = []
         ids: set[bytes] = set()
         for index, data in enumerate(self.records):
+            where = f"{self.block.where}, record {index}"
             try:
                 record = Record.decode(data)
             except LedgerError as error:
-                raise LedgerError(str(error), where=f"{self.block.where}, record {index}") from None
+                raise LedgerError(str(error), where=where) from None
             if record.id in ids:
-                raise LedgerError("it is in the block twice", where=f"{self.block.where}, record {index}")
+                raise LedgerError("it is in the block twice", where=where)
             ids.add(record.id)
             found.append(record)
-        return found
+        return tuple(found)
 
 
 class Proposal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

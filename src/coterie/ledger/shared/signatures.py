@@ -12,7 +12,6 @@ import struct
 from collections import OrderedDict
 
 from coterie.identity import PeerId, verify
-from coterie.ledger.records import Record
 
 _MOST_SIGNATURES = 1 << 16
 _MOST_BLOCKS = 32
@@ -23,7 +22,7 @@ class Signatures:
 
     def __init__(self) -> None:
         self._good: OrderedDict[bytes, None] = OrderedDict()
-        self._records: OrderedDict[bytes, tuple[Record, ...]] = OrderedDict()
+        self._blocks: OrderedDict[tuple[bytes, bytes], object] = OrderedDict()
 
     def verify(self, signer: PeerId, purpose: str, content: bytes, signature: bytes) -> bool:
         """Whether ``signer`` signed ``content`` for ``purpose``; see ``coterie.identity.verify``."""
@@ -38,12 +37,12 @@ class Signatures:
             self._good.popitem(last=False)
         return True
 
-    def records(self, block_id: bytes) -> tuple[Record, ...] | None:
-        """The records of a block that has been checked, with its id."""
-        return self._records.get(block_id)
+    def recall(self, key: tuple[bytes, bytes]) -> object:
+        """What is remembered of a block, by the ids of its epoch's state and of the block itself; None for nothing."""
+        return self._blocks.get(key)
 
-    def remember(self, block_id: bytes, records: tuple[Record, ...]) -> None:
-        """That these are the records of that block, checked against its Merkle root."""
-        self._records[block_id] = records
-        if len(self._records) > _MOST_BLOCKS:
-            self._records.popitem(last=False)
+    def remember(self, key: tuple[bytes, bytes], checked: object) -> None:
+        """What was found out about a block."""
+        self._blocks[key] = checked
+        if len(self._blocks) > _MOST_BLOCKS:
+            self._blocks.popitem(last=False)

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from coterie.errors import LedgerError
-from coterie.identity import PeerId, is_peer_id
+from coterie.identity import PeerId, is_peer_id, is_vrf_key
 from coterie.ledger.encoding import Hash, Key, pack, parse
 
 MOST_VOTERS = 1024
@@ -64,9 +64,9 @@ class Voters(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         keys = [voter.key for voter in self.members]
         if keys != sorted(set(keys)):
             raise LedgerError("voters are not sorted by key, or named twice")
-        for key in keys:
-            if not is_peer_id(key):
-                raise LedgerError(f"the voter {key[:12]} has no usable key")
+        for voter in self.members:
+            if not (is_peer_id(voter.key) and is_vrf_key(voter.vrf)):
+                raise LedgerError(f"the voter {voter.key[:12]} has no usable keys")
 
     @cached_property
     def total(self) -> int:
