@@ -31,8 +31,8 @@ from coterie.ledger.shared.votes import MOST_CERTIFICATE_BYTES, BlockHeight, Cer
 
 MOST_BLOCK_BYTES = 640
 MOST_FULL_BYTES = MOST_RECORDS_BYTES + 5 * MOST_RECORDS + 2 * MOST_BLOCK_BYTES
-MOST_DUMMIES = 256
-"""Heights in a row that a proposal may pass over."""
+MOST_DUMMIES = 16
+"""Dummy certificates that a proposal bears."""
 MOST_HEADERS = 256
 """Blocks between a block and the certified one that makes it final."""
 MOST_PROPOSAL_BYTES = 1 << 20
@@ -176,9 +176,10 @@ class Proposal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
     full: FullSharedBlock
     notarised: Certificate | None
-    """Of the parent; None where that is the anchor."""
+    """Of the parent, or its final certificate, which says more; None where the parent is the anchor."""
     dummies: Annotated[tuple[Certificate, ...], msgspec.Meta(max_length=MOST_DUMMIES)]
-    """For each height between the parent and the block, ascending."""
+    """For the heights between the parent and the block, ascending. Where they are many, for the last of them: who
+    lacks one of the others asks for it."""
 
     @classmethod
     def decode(cls, data: bytes) -> Proposal:
@@ -197,15 +198,14 @@ class Proposal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         parent = self.notarised
         if (parent is None) != (block.parent_height == 0):
             raise LedgerError("a proposal bears its parent's certificate, unless that is the anchor", where=block.where)
-        if parent is not None and (parent.epoch, parent.height, parent.kind, parent.hash) != (
-            block.epoch,
-            block.parent_height,
-            "block",
-            block.parent,
+        if parent is not None and (
+            parent.kind == "dummy"
+            or (parent.epoch, parent.height, parent.hash) != (block.epoch, block.parent_height, block.parent)
         ):
             raise LedgerError("the certificate is not that of the proposal's parent", where=block.where)
+        between = range(block.parent_height + 1, block.height)[-MOST_DUMMIES:]
         if [(dummy.epoch, dummy.height, dummy.kind) for dummy in self.dummies] != [
-            (block.epoch, height, "dummy") for height in range(block.parent_height + 1, block.height)
+            (block.epoch, height, "dummy") for height in between
         ]:
             raise LedgerError("dummy certificates for the heights between are missing", where=block.where)
 

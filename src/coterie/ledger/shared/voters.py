@@ -133,10 +133,14 @@ class QuorumRule(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     def reached(self, voters: Voters, signers: Iterable[int]) -> bool:
         """Whether the voters at these places are enough; a place named twice counts once."""
         distinct = set(signers)
+        return self.enough(voters, sum(voters.members[place].weight for place in distinct), len(distinct))
+
+    def enough(self, voters: Voters, weight: int, count: int) -> bool:
+        """Whether ``count`` distinct voters with this ``weight`` together are enough."""
         if self.kind == "stake":
-            return 3 * sum(voters.members[place].weight for place in distinct) > 2 * voters.total
+            return 3 * weight > 2 * voters.total
         share = 2 * len(voters) // 3 if self.kind == "two thirds" else len(voters) // 2
-        return len(distinct) >= max(self.min_peers, share + 1)
+        return count >= max(self.min_peers, share + 1)
 
 
 _voters = msgspec.msgpack.Decoder(Voters)

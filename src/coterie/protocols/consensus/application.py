@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coterie.ledger.records import Record
-from coterie.ledger.shared import Checkpoint, FullSharedBlock, SharedBlock
-from coterie.ledger.shared.chain import CheckedBlock
+from coterie.ledger.shared import CheckedBlock, Checkpoint, SharedBlock
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,3 @@ class Application(Protocol):
     def stands(self) -> tuple[int, int]:
         """(epoch, height) of the last final block it has taken in; (0, 0) before the first."""
         ...
-
-
-def header_chain(blocks: Sequence[FullSharedBlock]) -> tuple[SharedBlock, ...]:
-    """The blocks without their records."""
-    return tuple(full.block for full in blocks)

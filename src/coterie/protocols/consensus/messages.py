@@ -7,12 +7,12 @@ from typing import Annotated
 import msgspec
 
 from coterie.ledger.encoding import Hash, Height
-from coterie.ledger.shared import Certificate, Finality, FullSharedBlock, Proposal, Vote
+from coterie.ledger.shared import Batch, Certificate, FullSharedBlock, Proposal, Vote
 from coterie.network import Message, message
 
 MOST_LACKING = 16
 MOST_NEWS_BYTES = 3 << 18
-"""Of an answer; one block more than fits is sent where there is none yet. A message holds 1 MiB."""
+"""Of an answer's certificates and blocks together. A message holds 1 MiB."""
 MOST_NEWS = 1024
 
 
@@ -58,19 +58,13 @@ class ConsensusPull(Message, frozen=True):
     """Blocks it knows of and does not have."""
 
 
-class FinalBlocks(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Final blocks of one epoch, in order, and why the last of them is final."""
-
-    blocks: Annotated[tuple[FullSharedBlock, ...], msgspec.Meta(min_length=1, max_length=MOST_NEWS)]
-    finality: Finality
-
-
 @message
 class ConsensusNews(Message, frozen=True):
     """What the asker lacks, as much as fits; or nothing. The sender stands at ``height`` of ``epoch``."""
 
     epoch: Height
     height: Height
-    history: Annotated[tuple[FinalBlocks, ...], msgspec.Meta(max_length=MOST_NEWS)]
+    history: Batch | None
+    """Final blocks; where there are some, nothing else."""
     certificates: Annotated[tuple[Certificate, ...], msgspec.Meta(max_length=MOST_NEWS)]
     blocks: Annotated[tuple[FullSharedBlock, ...], msgspec.Meta(max_length=MOST_LACKING)]

@@ -1,0 +1,554 @@
+"""Simplex consensus (Chan and Pass, TCC 2023, eprint 2023/463) over one epoch, as a state machine.
+
+A step is a function of the state and an event; it gives actions. No clock, network, disk or chance. Numbers of rules
+are those of the design:
+
+    1, 2  what signatures cover, what a quorum is    coterie.ledger.shared.votes and .voters
+    3     the leader of a height                     ``Simplex._leads``
+    4     the timer of a height                      ``Simplex._begin``
+    5     what a proposal must bring                 ``Simplex._propose`` and ``Simplex._follows``
+    6     one block vote a height                    ``Simplex._may``
+    7     the timer fires: a dummy vote              ``Simplex._fired``
+    8     certified: go on, and a final vote         ``Simplex._leave``
+    9     a quorum of final votes                    ``Simplex._finalise``
+    10    never final and dummy; log before sending  ``Simplex._may`` and ``Simplex._vote``
+    11    evidence                                   ``Tally.add`` and ``Simplex._on_proposed``
+    12    after a dummy the next leader tries        ``Simplex._enter``
+    13    after the closing block only empty ones    ``Simplex._follows``
+
+Two things differ from the paper, neither touches safety. A certificate is not broadcast at once by everybody, which
+costs n^3 signatures: the next proposal bears it, and who has not shown within D / 2 that it knows is sent it, by eight
+voters, and by all others D / 2 later. And the timer of a height starts once the application says that a block is due;
+also where more than a third of the voters think so, where a proposal has come, and where what was notarised before has
+not become final in time.
+
+Safety: with less than a third of the stake lying, a quorum of final votes at a height excludes a dummy certificate and
+a certificate of another block there; every later block follows this one. Entering a height late, or passing over
+heights on the strength of a certificate, only means fewer votes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coterie.errors import LedgerError
+from coterie.identity import Identity
+from coterie.ledger.shared import (
+    Certificate,
+    Checkpoint,
+    Evidence,
+    Finality,
+    FullSharedBlock,
+    Proposal,
+    SharedBlock,
+    Signatures,
+    Vote,
+    VoteKind,
+)
+from coterie.ledger.shared.blocks import MOST_DUMMIES
+from coterie.ledger.shared.chain import check_block
+from coterie.ledger.shared.votes import NO_BLOCK
+from coterie.protocols.consensus import steps
+from coterie.protocols.consensus.application import View
+from coterie.protocols.consensus.tally import Tally
+
+AHEAD = 8
+"""Votes and proposals are kept for so many heights ahead. Who is further behind pulls."""
+BACKOFF = 8
+"""The timer grows to so many times its first length."""
+_FIRST_RELAYS = 8
+
+
+class Simplex:
+    """One voter's state in one epoch, or that of a peer that only follows.
+
+    ``state``: the epoch's; ``identity``: who votes; ``delay``: D, seconds within which a message should arrive. With
+    a smaller D a silent leader costs less, and a slow network more dummies: safety does not depend on it.
+    """
+
+    def __init__(self, state: Checkpoint, identity: Identity, known: Signatures, delay: float) -> None:
+        self.state, self.identity, self.known, self.delay = state, identity, known, delay
+        self.place = state.voters.index(identity.id)
+        self.votes = self.place is not None
+        """Whether this peer votes: not where it is no voter, and not where it may have forgotten what it said."""
+        self.height, self.final, self.head = 0, 0, state.anchor
+        self.certified: Certificate | None = None
+        """Of the last final block; None while that is the anchor."""
+        self.over = False
+        """The block that closes the epoch is final."""
+        self.tallies: dict[int, Tally] = {}
+        self.shown: dict[int, int] = {}
+        """The height that each voter has shown itself to be at, by its place."""
+        self.dummies = 0
+        """Heights without a block since the last finality."""
+        self.begun = self.fired = False
+        """The timer of this height runs; it has fired."""
+        self._late: dict[int, int] = {}
+        self._out: list[steps.Action] = []
+
+    # From outside
+
+    def start(self) -> list[steps.Action]:
+        """Enter the first height, or the one where the log ended."""
+        heights = [tally.height + 1 for tally in self.tallies.values() if tally.certificates]
+        heights += [tally.height for tally in self.tallies.values() if tally.mine]
+        self.dummies = sum("dummy" in tally.certificates for tally in self.tallies.values())
+        self._enter(max([self.height, self.final + 1, *heights]))
+        self._resend()
+        return self._done()
+
+    def step(self, event: steps.Event) -> list[steps.Action]:
+        """What follows from an event. Raises LedgerError for what no honest peer sends; nothing is then changed."""
+        self._out = []
+        if self.over:
+            return []
+        match event:
+            case steps.Voted(vote):
+                self._on_voted(vote)
+            case steps.Proposed(proposal):
+                self._on_proposed(proposal)
+            case steps.Certified(certificate):
+                self._on_certified(certificate)
+            case steps.Fetched(full):
+                self._on_fetched(full)
+            case steps.Due(height):
+                if height == self.height:
+                    self._begin()
+            case steps.Drafted(full):
+                self._on_drafted(full)
+            case steps.Judged(height, block):
+                if height == self.height:
+                    self._vote("block", self._at(height), block)
+            case steps.Fired():
+                self._fired(event)
+            case steps.Adopted(height, head, certificate):
+                self._adopt(height, head, certificate)
+        return self._done()
+
+    def lacking(self) -> list[bytes]:
+        """Blocks that are certified, or to be built upon, and not here."""
+        wanted: dict[bytes, None] = {}
+        for height in sorted(self.tallies):
+            tally = self.tallies[height]
+            wanted.update((c.hash, None) for c in tally.certificates.values() if c.kind != "dummy")
+            for full in tally.blocks.values():
+                if full.block.parent_height > self.final:
+                    wanted[full.block.parent] = None
+        here = {name for tally in self.tallies.values() for name in tally.blocks}
+        return [name for name in wanted if name not in here]
+
+    def gap(self) -> int:
+        """The lowest height after the last final block of which no certificate is here."""
+        height = self.final + 1
+        while height in self.tallies and self.tallies[height].certificates:
+            height += 1
+        return height
+
+    def silent(self) -> list[int]:
+        """Places of the voters that have not been heard at this height."""
+        others = (place for place in range(len(self.state.voters)) if place != self.place)
+        return [place for place in others if self.shown.get(place, 0) < self.height]
+
+    # Events
+
+    def _on_voted(self, vote: Vote) -> None:
+        place = self.state.voters.index(vote.voter)
+        if place is None or (vote.kind == "dummy") != (vote.hash == NO_BLOCK):
+            raise LedgerError("not a vote of this epoch's voters", where=vote.where)
+        self._show(place, vote.height + (vote.kind == "final"))
+        if vote.height <= self.final:
+            if self._late.get(place) == vote.height:
+                self._out.append(steps.Hint(place))  # it says so again: it does not know
+            self._late[place] = vote.height
+            return
+        if vote.height > self.height + AHEAD:
+            self._out.append(steps.Pull(urgent=True))
+            return
+        if vote.height > self.height:
+            self._out.append(steps.Pull(urgent=False))
+        tally = self._at(vote.height)
+        if vote.height < self.height and vote.kind != "final" and self._is_behind(vote, tally, place):
+            self._out.append(steps.Hint(place))
+        evidence = tally.add(place, vote, self.state, self.known)
+        if evidence is not None:
+            self._out.append(steps.Accuse(evidence))
+        self._count(tally, vote.kind, vote.hash)
+        if vote.kind == "dummy" and vote.height == self.height and tally.share(("dummy", NO_BLOCK), self.state):
+            self._begin()
+
+    def _is_behind(self, vote: Vote, tally: Tally, place: int) -> bool:
+        return vote.kind == "dummy" or tally.votes[vote.kind].get(place) == vote
+
+    def _on_proposed(self, proposal: Proposal) -> None:
+        block = proposal.full.block
+        proposal.require_form()
+        tally = self.tallies.get(block.height)
+        if block.height <= self.final or (tally is not None and block.id in tally.blocks and tally.proposal):
+            return
+        if block.height > self.height + AHEAD:
+            self._out.append(steps.Pull(urgent=True))
+            return
+        check_block(self.state, proposal.full, self.known)
+        new = [c for c in (proposal.notarised, *proposal.dummies) if c is not None and self._is_new(c)]
+        for certificate in new:
+            self._hold(certificate)
+        if self.over or block.height <= self.final:
+            return
+        place = self.state.voters.index(block.proposer)
+        if place is not None:
+            self._show(place, block.height)
+        tally = self._at(block.height)
+        if tally.proposal is not None:
+            self._compare(tally, tally.proposal.full.block, block)
+            return
+        tally.proposal = proposal
+        tally.blocks[block.id] = proposal.full
+        if block.height == self.height:
+            self._begin()
+        self._consider()
+        self._finalise()
+
+    def _compare(self, tally: Tally, first: SharedBlock, second: SharedBlock) -> None:
+        """Rule 11: two different blocks of one leader at one height."""
+        place = self.state.voters.index(second.proposer)
+        if first.id != second.id and place is not None and place not in tally.accused:
+            tally.accused.append(place)
+            self._out.append(steps.Accuse(Evidence.of(first, second)))
+
+    def _on_certified(self, certificate: Certificate) -> None:
+        if self._is_new(certificate):
+            self._hold(certificate)
+
+    def _is_new(self, certificate: Certificate) -> bool:
+        """Whether it tells anything. Raises LedgerError where it is none of this epoch."""
+        certificate.require_form()
+        if certificate.epoch != self.state.epoch:
+            raise LedgerError("a certificate of another epoch", where=certificate.where)
+        tally = self.tallies.get(certificate.height)
+        if certificate.height <= self.final or (tally is not None and certificate.kind in tally.certificates):
+            return False
+        certificate.check(self.state.genesis, self.state.voters, self.state.rule, self.known)
+        return True
+
+    def _on_fetched(self, full: FullSharedBlock) -> None:
+        if full.block.id not in self.lacking():
+            return
+        check_block(self.state, full, self.known)
+        tally = self._at(full.block.height)
+        tally.blocks[full.block.id] = full
+        if tally.proposal is not None:
+            self._compare(tally, tally.proposal.full.block, full.block)
+        self._finalise()
+        if not self.over:
+            self._propose()
+            self._consider()
+
+    def _on_drafted(self, full: FullSharedBlock) -> None:
+        tally, block = self._at(self.height), full.block
+        if block.height != self.height or tally.own is not None or not self.votes:
+            return
+        if self._follows(block) is None:  # something has become final meanwhile
+            tally.drafted = False
+            self._propose()
+            return
+        check_block(self.state, full, self.known)
+        tally.own, tally.blocks[block.id] = block.id, full
+        self._out.append(steps.Log())
+        tally.proposal = self._proposal(full)
+        self._out.append(steps.Tell(tally.proposal))
+        self._consider()
+
+    def _fired(self, event: steps.Fired) -> None:
+        if event.height != self.height:
+            return
+        match event.kind:
+            case "height":  # rule 7
+                self.fired = True
+                self._vote("dummy", self._at(self.height), NO_BLOCK)
+                self._out.append(steps.Timer(steps.Fired("resend", self.height, 1), 2 * self.delay))
+            case "resend":
+                self._resend()
+                self._out += [steps.Stuck(event.stage), steps.Pull(urgent=True)]
+                again = steps.Fired("resend", self.height, event.stage + 1)
+                self._out.append(steps.Timer(again, 2 * self.delay * min(2**event.stage, BACKOFF)))
+            case "relay":
+                self._relay(event.stage)
+            case "nudge" if self._is_open():
+                self._out.append(steps.Pull(urgent=True))
+                if event.stage:
+                    self._resend()
+                    self._begin()
+                else:
+                    self._out.append(steps.Timer(steps.Fired("nudge", self.height, 1), 2 * self.delay))
+
+    def _adopt(self, height: int, head: bytes, certificate: Certificate) -> None:
+        if height <= self.final:
+            return
+        own = (certificate.height, certificate.hash) == (height, head)
+        self._settle(height, head, certificate if own else None)
+        if height >= self.height:
+            self._enter(height + 1)
+        if not own:
+            self._hold(certificate)  # of a later block, not here yet
+        self._finalise()
+        if not self.over:
+            self._propose()
+            self._consider()
+
+    # Heights
+
+    def _enter(self, height: int) -> None:
+        """Rules 4 and 12: the height begins, with the next leader."""
+        self.height, self.begun, self.fired = height, False, False
+        self._out.append(steps.Timer(steps.Fired("relay", height, 0), self.delay / 2))
+        parent = self._parent()
+        chain = None if parent is None else self._chain(*parent)
+        if self.votes:
+            if self._at(height).proposal is not None or any(full.block.closes for full in chain or ()):
+                self._begin()
+            else:
+                self._out.append(steps.AskDue(self._view(chain or [])))
+        if self._is_open():
+            self._out.append(steps.Timer(steps.Fired("nudge", height, 0), 2 * self.delay))
+        self._consider()
+
+    def _is_open(self) -> bool:
+        """Whether something has been notarised, or may have been, and is not final."""
+        parent = self._parent()
+        return parent is None or parent[0] > self.final
+
+    def _begin(self) -> None:
+        """Rule 4: a block is due; the timer starts, and the leader proposes."""
+        if self.begun or self.over:
+            return
+        self.begun = True
+        seconds = 3 * self.delay * min(2 ** min(self.dummies, 16), BACKOFF)
+        self._out.append(steps.Timer(steps.Fired("height", self.height), seconds))
+        self._propose()
+
+    def _leave(self, certificate: Certificate) -> None:
+        """Rule 8: the height is decided; say so, and enter the next."""
+        if certificate.kind == "block":
+            self._vote("final", self._at(certificate.height), certificate.hash)
+            if self.over or self.height > certificate.height:
+                return  # that vote has made it final, and the height has been left on that ground
+        elif certificate.kind == "dummy":
+            self.dummies += 1
+        self._out.append(steps.Log())
+        self._enter(certificate.height + 1)
+
+    def _hold(self, certificate: Certificate) -> None:
+        """A checked certificate."""
+        if self.over or certificate.height <= self.final:
+            return
+        tally = self._at(certificate.height)
+        tally.certificates[certificate.kind] = certificate
+        if self._signed_unknowingly(certificate, tally):
+            self.votes = False
+            self._out.append(steps.Forgot())
+        if certificate.kind == "final":
+            self._finalise()
+        if self.over:
+            return
+        if certificate.height >= self.height:
+            self._leave(certificate)
+        elif self.final < self.height:
+            self._propose()  # it may have been what lacked
+            self._consider()
+
+    def _signed_unknowingly(self, certificate: Certificate, tally: Tally) -> bool:
+        if not self.votes or all(place != self.place for place, _ in certificate.votes):
+            return False
+        mine = tally.mine.get(certificate.kind)
+        return mine is None or mine.hash != certificate.hash
+
+    # Proposals
+
+    def _leads(self, height: int) -> bool:
+        """Rule 3."""
+        return self.state.leader(height) == self.identity.id
+
+    def _propose(self) -> None:
+        """Rule 5, as leader: the highest notarised block, and dummies for all heights since."""
+        if not (self.votes and self.begun and self._leads(self.height)):
+            return
+        tally = self._at(self.height)
+        own = None if tally.own is None or tally.proposal is not None else tally.blocks.get(tally.own)
+        if own is not None and self._follows(own.block) is not None:  # it has been logged before a crash
+            tally.proposal = self._proposal(own)
+            self._out.append(steps.Tell(tally.proposal))
+            self._consider()
+        if tally.drafted or tally.own is not None:
+            return
+        parent = self._parent()
+        chain = None if parent is None else self._chain(*parent)
+        if parent is None or chain is None or (parent[0] == self.final > 0 and self.certified is None):
+            self._out.append(steps.Pull(urgent=True))
+            return
+        tally.drafted = True
+        closing = any(full.block.closes for full in chain)
+        self._out.append(steps.Draft(self._view(chain), *parent, empty=closing, needed=bool(chain)))
+
+    def _proposal(self, full: FullSharedBlock) -> Proposal:
+        block = full.block
+        if block.parent_height == self.final:
+            parent = self.certified
+        else:
+            held = self._at(block.parent_height).certificates
+            parent = held.get("block") or held["final"]
+        between = range(block.parent_height + 1, block.height)[-MOST_DUMMIES:]
+        return Proposal(full, parent, tuple(self._at(height).certificates["dummy"] for height in between))
+
+    def _parent(self) -> tuple[int, bytes] | None:
+        """(height, id) of the highest block that may be followed here; None where a certificate is lacking."""
+        for height in range(self.height - 1, self.final, -1):
+            held = self.tallies[height].certificates if height in self.tallies else {}
+            certificate = held.get("block") or held.get("final")
+            if certificate is not None:
+                return height, certificate.hash
+            if "dummy" not in held:
+                return None
+        return self.final, self.head
+
+    def _consider(self) -> None:
+        """Rule 6: put the first proposal to the application, unless there was a block vote at this height."""
+        tally = self._at(self.height)
+        if tally.proposal is None or tally.considered or not self.votes or "block" in tally.mine:
+            return
+        full = tally.proposal.full
+        chain = self._follows(full.block)
+        if chain is None:
+            return
+        tally.considered = True
+        closing = any(parent.block.closes for parent in chain)
+        if closing and (full.block.count or full.block.closes):
+            return  # rule 13
+        if closing or full.block.id == tally.own:
+            self._vote("block", tally, full.block.id)
+        else:
+            self._out.append(steps.Judge(self._view(chain), full))
+
+    def _follows(self, block: SharedBlock) -> list[FullSharedBlock] | None:
+        """Rule 5, as voter: what the block follows since the last final one, or None where that is not known."""
+        for height in range(max(block.parent_height, self.final) + 1, block.height):
+            if height not in self.tallies or "dummy" not in self.tallies[height].certificates:
+                self._out.append(steps.Pull(urgent=True))
+                return None
+        if block.parent_height > self.final:
+            held = self._at(block.parent_height).certificates
+            if all(c.hash != block.parent for c in held.values() if c.kind != "dummy"):
+                return None  # the proposal brought a good one, so this takes two quorums that contradict each other
+        elif (block.parent_height, block.parent) != (self.final, self.head):
+            return None  # it would undo what is final
+        chain = self._chain(block.parent_height, block.parent)
+        if chain is None:
+            self._out.append(steps.Pull(urgent=True))
+        return chain
+
+    def _chain(self, height: int, name: bytes) -> list[FullSharedBlock] | None:
+        """The blocks from the last final one, not included, to this one; None where one is not here."""
+        chain: list[FullSharedBlock] = []
+        while height > self.final:
+            full = self.tallies[height].blocks.get(name) if height in self.tallies else None
+            if full is None:
+                return None
+            chain.append(full)
+            height, name = full.block.parent_height, full.block.parent
+        return chain[::-1] if (height, name) == (self.final, self.head) else None
+
+    def _view(self, chain: Sequence[FullSharedBlock]) -> View:
+        return View(self.state, self.height, tuple(check_block(self.state, full, self.known) for full in chain))
+
+    # Votes
+
+    def _may(self, kind: VoteKind, tally: Tally, hash: bytes) -> bool:
+        """What this peer may sign: rules 6, 8 and 10."""
+        if kind in tally.mine:
+            return False
+        if kind == "final":
+            return "dummy" not in tally.mine
+        return tally.height == self.height and "final" not in tally.mine
+
+    def _vote(self, kind: VoteKind, tally: Tally, hash: bytes) -> None:
+        """Sign, log, and only then send (rule 10)."""
+        if not self.votes or self.place is None or not self._may(kind, tally, hash):
+            return
+        vote = Vote.make(self.identity, self.state.genesis, self.state.epoch, tally.height, kind, hash)
+        tally.mine[kind] = vote
+        self._out += [steps.Log(), steps.Tell(vote)]
+        tally.add(self.place, vote, self.state, self.known)
+        self._count(tally, kind, hash)
+
+    def _count(self, tally: Tally, kind: VoteKind, hash: bytes) -> None:
+        """Rule 2: is it a quorum?"""
+        if kind in tally.certificates or tally.height <= self.final:
+            return
+        certificate, liars = tally.certify((kind, hash), self.state, self.known, self.place)
+        for place in liars:
+            voter = self.state.voters.members[place].key
+            error = LedgerError("a vote is not signed by its voter", where=f"{kind} vote of {voter[:12]}")
+            self._out.append(steps.Refuse(place, error))
+        if certificate is not None:
+            self._hold(certificate)
+
+    def _resend(self) -> None:
+        """Rule 7: what may have been lost on the way."""
+        for height in sorted(self.tallies):
+            tally = self.tallies[height]
+            if height == self.height:
+                self._out += [steps.Tell(vote) for vote in tally.mine.values()]
+                if tally.own is not None and tally.proposal is not None:
+                    unheard = tuple(place for place in self.silent() if place not in tally.votes["block"])
+                    self._out.append(steps.Tell(tally.proposal, unheard))
+            elif "final" in tally.mine and "final" not in tally.certificates:
+                self._out.append(steps.Tell(tally.mine["final"]))
+
+    def _relay(self, stage: int) -> None:
+        """Rule 8: the certificate of the height before, to those who have not shown that they know."""
+        held = self.tallies[self.height - 1].certificates if self.height - 1 in self.tallies else {}
+        certificate = next(iter(held.values()), self.certified if self.final == self.height - 1 else None)
+        if certificate is None or self.place is None:
+            return
+        count = len(self.state.voters)
+        first = [place for place in self.silent() if (self.place - place - self.height) % count < _FIRST_RELAYS]
+        late = [place for place in self.silent() if place not in first]
+        if whom := tuple(late if stage else first):
+            self._out.append(steps.Tell(certificate, whom))
+        if not stage:
+            self._out.append(steps.Timer(steps.Fired("relay", self.height, 1), self.delay / 2))
+
+    # Finality
+
+    def _finalise(self) -> None:
+        """Rules 9 and 13: the highest block with a final certificate, and its ancestors up to the closing one."""
+        certified = [height for height in self.tallies if "final" in self.tallies[height].certificates]
+        if not certified or self.over:
+            return
+        certificate = self.tallies[max(certified)].certificates["final"]
+        chain = self._chain(certificate.height, certificate.hash)
+        if chain is None:
+            self._out.append(steps.Pull(urgent=True))
+            return
+        closing = next((number for number, full in enumerate(chain, 1) if full.block.closes), len(chain))
+        headers = tuple(full.block for full in chain[closing:])
+        self._out.append(steps.Final(tuple(chain[:closing]), Finality(headers, certificate)))
+        self.over = chain[closing - 1].block.closes
+        self._settle(certificate.height, certificate.hash, certificate)
+
+    def _settle(self, height: int, head: bytes, certificate: Certificate | None) -> None:
+        self.final, self.head, self.certified, self.dummies = height, head, certificate, 0
+        self.tallies = {number: tally for number, tally in self.tallies.items() if number > height}
+
+    # Small things
+
+    def _at(self, height: int) -> Tally:
+        if height not in self.tallies:
+            self.tallies[height] = Tally(height)
+        return self.tallies[height]
+
+    def _show(self, place: int, height: int) -> None:
+        self.shown[place] = max(height, self.shown.get(place, 0))
+
+    def _done(self) -> list[steps.Action]:
+        out, self._out = self._out, []
+        return out
