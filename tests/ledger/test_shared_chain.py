@@ -56,7 +56,8 @@ def test_what_does_not_follow_is_refused():
     refused(chain, [second], writer.finality(second), "does not follow")
     refused(chain, [first], writer.finality(second), "does not make it final")
     refused(chain, [first, second], writer.finality(first), "does not make it final")
-    refused(after, [writer.block(parent_height=0, parent=first.block.id)], finality, "does not follow")
+    astray = writer.block(parent_height=0, parent=first.block.id)
+    refused(after, [astray], writer.finality(astray), "does not follow")
 
 
 def test_a_block_of_another_epoch_or_federation_is_refused():

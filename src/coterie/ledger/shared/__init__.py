@@ -12,7 +12,10 @@ from coterie.ledger.shared.chain import CheckedBlock, SharedChain, check_block
 from coterie.ledger.shared.changes import Accusation, Change, Join, Leave, NewKey, Removal
 from coterie.ledger.shared.charter import Charter, Checkpoint, Locked, next_beacon
 from coterie.ledger.shared.evidence import Evidence
+from coterie.ledger.shared.ledger import Batch, FinalProof, SharedLedger
+from coterie.ledger.shared.memory import SharedMemory
 from coterie.ledger.shared.signatures import Signatures
+from coterie.ledger.shared.store import SharedDamage, SharedStore
 from coterie.ledger.shared.voters import QuorumRule, Voter, Voters
 from coterie.ledger.shared.votes import Certificate, Vote, VoteKind
 
@@ -41,6 +44,12 @@ __all__ = [
     "NewKey",
     "Removal",
     "Accusation",
+    "SharedLedger",
+    "SharedMemory",
+    "SharedStore",
+    "SharedDamage",
+    "Batch",
+    "FinalProof",
     "closing_alpha",
     "next_beacon",
 ]

@@ -13,7 +13,7 @@ keys stolen later (see ``charter``). A quorum that signed two chains is found ou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from coterie.errors import LedgerError
@@ -60,50 +60,54 @@ class SharedChain:
         After a block that closes the epoch the chain is at the beginning of the next one. Raises LedgerError that
         names the first bad block; nothing of the rest is then to be believed.
         """
-        self._check_links([full.block for full in blocks], finality)
-        for header in finality.headers:
-            header.check(known)
-        self._check_certificate(blocks[-1].block, finality, known)
-        chain, found = self, []
-        for full in blocks:
-            checked = check_block(self.state, full, known)
-            block = checked.block
-            chain = replace(chain, height=block.height, head=block.id, changes=chain.changes + checked.changes)
-            found.append(checked)
-            if block.closes:
-                beacon = next_beacon(self.state.beacon, checked.output)
-                chain = SharedChain.begin(advanced(self.state, chain.changes, block.id, beacon))
-        return chain, tuple(found)
-
-    def _check_links(self, blocks: list[SharedBlock], finality: Finality) -> None:
         if not blocks:
             raise LedgerError("there is no block to add")
-        height, head, closed = self.height, self.head, False
-        for number, block in enumerate([*blocks, *finality.headers]):
-            _check_place(self.state, block)
-            if (block.parent_height, block.parent) != (height, head):
-                raise LedgerError(f"it does not follow the final block {self.state.epoch}.{height}", where=block.where)
-            if closed and (number < len(blocks) or block.count or block.closes):
-                raise LedgerError("something follows the block that closed the epoch", where=block.where)
-            height, head, closed = block.height, block.id, closed or block.closes
+        check_finality(self.state, blocks[-1].block, finality, known)
+        chain, found = self, []
+        for full in blocks:
+            if chain.state is not self.state:
+                raise LedgerError("it follows the block that closed the epoch", where=full.block.where)
+            chain, checked = chain.follow(full, known)
+            found.append(checked)
+        return chain, tuple(found)
 
-    def _check_certificate(self, last: SharedBlock, finality: Finality, known: Signatures) -> None:
-        state, certificate = self.state, finality.certificate
-        last = finality.headers[-1] if finality.headers else last
-        if (certificate.kind, certificate.epoch, certificate.height, certificate.hash) != (
-            "final",
-            state.epoch,
-            last.height,
-            last.id,
-        ):
-            raise LedgerError("the certificate does not make it final", where=last.where)
-        certificate.check(state.genesis, state.voters, state.rule, known)
+    def follow(self, full: FullSharedBlock, known: Signatures) -> tuple[SharedChain, CheckedBlock]:
+        """The chain with one more block, which is not final by that; and what is in it. Raises LedgerError."""
+        block = full.block
+        _check_link(self.state, self.height, self.head, block)
+        checked = check_block(self.state, full, known)
+        changes = self.changes + checked.changes
+        if not block.closes:
+            return SharedChain(self.state, block.height, block.id, changes), checked
+        beacon = next_beacon(self.state.beacon, checked.output)
+        return SharedChain.begin(advanced(self.state, changes, block.id, beacon)), checked
+
+
+def check_finality(state: Checkpoint, block: SharedBlock, finality: Finality, known: Signatures) -> None:
+    """Raise LedgerError unless ``block`` is of this epoch and final; what is in it is not looked at."""
+    check_proposer(state, block)
+    closed, last = block.closes, block
+    for header in finality.headers:
+        _check_link(state, last.height, last.id, header)
+        if closed and (header.count or header.closes):
+            raise LedgerError("something follows the block that closed the epoch", where=header.where)
+        header.check(known)
+        closed, last = closed or header.closes, header
+    certificate = finality.certificate
+    if (certificate.kind, certificate.epoch, certificate.height, certificate.hash) != (
+        "final",
+        state.epoch,
+        last.height,
+        last.id,
+    ):
+        raise LedgerError("the certificate does not make it final", where=last.where)
+    certificate.check(state.genesis, state.voters, state.rule, known)
 
 
 def check_block(state: Checkpoint, full: FullSharedBlock, known: Signatures) -> CheckedBlock:
     """What is in a block of this epoch, checked but for what it follows: so before voting. Raises LedgerError."""
     block = full.block
-    _check_place(state, block)
+    check_proposer(state, block)
     full.check_root()
     block.check(known)
     found = known.recall((state.id, block.id))
@@ -126,7 +130,8 @@ def _checked(state: Checkpoint, full: FullSharedBlock, known: Signatures) -> Che
     return CheckedBlock(block, records, changes, output)
 
 
-def _check_place(state: Checkpoint, block: SharedBlock) -> None:
+def check_proposer(state: Checkpoint, block: SharedBlock) -> None:
+    """Raise LedgerError unless the block is of this federation, this epoch, and of its height's leader."""
     block.require_form()
     if block.genesis != state.genesis:
         raise LedgerError("it is of another federation", where=block.where)
@@ -134,3 +139,9 @@ def _check_place(state: Checkpoint, block: SharedBlock) -> None:
         raise LedgerError(f"it is not of epoch {state.epoch}", where=block.where)
     if block.proposer != state.leader(block.height):
         raise LedgerError("its proposer was not the leader", where=block.where)
+
+
+def _check_link(state: Checkpoint, height: int, head: bytes, block: SharedBlock) -> None:
+    check_proposer(state, block)
+    if (block.parent_height, block.parent) != (height, head):
+        raise LedgerError(f"it does not follow the block {state.epoch}.{height}", where=block.where)

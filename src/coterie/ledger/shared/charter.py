@@ -13,6 +13,7 @@ chain itself finds that out; a later checkpoint's id does.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated
 
@@ -77,15 +78,43 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     def encode(self) -> bytes:
         return pack(self)
 
+    @classmethod
+    def restore(cls, summary: bytes, voters: Mapping[bytes, Voters]) -> Checkpoint:
+        """The checkpoint with this ``summary``; ``voters`` are looked up by hash. Raises LedgerError."""
+        found = parse(_summary, summary, "a checkpoint's summary", MOST_CHECKPOINT_BYTES)
+        if found.voters not in voters or found.following not in voters:
+            raise LedgerError("a checkpoint's voters are missing")
+        head = (found.genesis, found.rule, found.lock_epochs, found.epoch, found.anchor, found.beacon)
+        return cls(*head, voters[found.voters], voters[found.following], found.locked)
+
+    @cached_property
+    def summary(self) -> bytes:
+        """All but the voters, who are named by their hashes."""
+        head = (self.genesis, self.rule, self.lock_epochs, self.epoch, self.anchor, self.beacon)
+        return pack((*head, self.voters.hash, self.following.hash, self.locked))
+
     @cached_property
     def id(self) -> bytes:
-        """SHA-256 over a tag and everything in it, the voters by their hashes: 32 bytes."""
-        head = (self.genesis, self.rule, self.lock_epochs, self.epoch, self.anchor, self.beacon)
-        return hashlib.sha256(_CHECKPOINT + pack((*head, self.voters.hash, self.following.hash, self.locked))).digest()
+        """SHA-256 over a tag and the summary, 32 bytes."""
+        return hashlib.sha256(_CHECKPOINT + self.summary).digest()
 
     def leader(self, height: int) -> PeerId:
         """Who may propose at ``height`` of this epoch."""
         return self.voters.leader(self.beacon, height)
+
+
+class _Summary(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A checkpoint as its id is made of it."""
+
+    genesis: Hash
+    rule: QuorumRule
+    lock_epochs: LockEpochs
+    epoch: Epoch
+    anchor: Hash
+    beacon: Hash
+    voters: Hash
+    following: Hash
+    locked: Annotated[tuple[Locked, ...], msgspec.Meta(max_length=MOST_LOCKED)]
 
 
 class Charter(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
@@ -149,6 +178,22 @@ class Charter(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
         return pack(msgspec.structs.astuple(self)[:-1])
 
 
+def decode_start(data: bytes) -> Charter | Checkpoint:
+    """What a chain starts from: a charter, its signature checked, or a checkpoint. Raises LedgerError."""
+    try:
+        return Charter.decode(data)
+    except LedgerError as fault:
+        try:
+            return Checkpoint.decode(data)
+        except LedgerError:
+            raise fault from None
+
+
+def state_of(start: Charter | Checkpoint) -> Checkpoint:
+    """The state with which a chain starts."""
+    return start.checkpoint if isinstance(start, Charter) else start
+
+
 def next_beacon(beacon: bytes, output: bytes) -> bytes:
     """The next epoch's beacon, from this one's and the output of the closing proposer's random function (64 bytes)."""
     return hashlib.sha256(_BEACON + beacon + output).digest()
@@ -156,3 +201,4 @@ def next_beacon(beacon: bytes, output: bytes) -> bytes:
 
 _charter = msgspec.msgpack.Decoder(Charter)
 _checkpoint = msgspec.msgpack.Decoder(Checkpoint)
+_summary = msgspec.msgpack.Decoder(_Summary)
