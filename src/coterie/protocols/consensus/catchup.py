@@ -111,8 +111,8 @@ class CatchUp:
         else:
             more = False
             self._ahead.pop(whom, None)
-            told = [steps.Certified(certificate) for certificate in news.certificates]
-            for event in [*told, *(steps.Fetched(full) for full in news.blocks)]:
+            told: list[steps.Event] = [steps.Certified(certificate) for certificate in news.certificates]
+            for event in told + [steps.Fetched(full) for full in news.blocks]:
                 if news.epoch == consensus.machine.state.epoch:  # it may close meanwhile
                     consensus.step(event)
         consensus.answered(whom, news.epoch)

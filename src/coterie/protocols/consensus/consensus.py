@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 from coterie.errors import LedgerError, MessageError, OutputError
 from coterie.identity import PeerId as Key
@@ -32,7 +33,6 @@ from coterie.ledger.shared import (
     closing_alpha,
 )
 from coterie.ledger.shared.changes import record
-from coterie.network import Message
 from coterie.protocols.consensus import log, steps
 from coterie.protocols.consensus.application import Application, Payload, View
 from coterie.protocols.consensus.catchup import CatchUp
@@ -42,6 +42,7 @@ from coterie.protocols.peer import Peer, PeerId
 
 _EARLY = 8
 _NAMED = 10
+Said: TypeAlias = ConsensusVote | ConsensusProposal | ConsensusCertificate
 _log = logging.getLogger("coterie.consensus")
 
 
@@ -76,7 +77,7 @@ class Consensus:
         """Voters that have nothing newer than this peer, while its log is lost."""
         self.evidence: dict[Key, Evidence] = {}
         """Not on the chain yet; one for each liar."""
-        self._early: dict[PeerId, list[Message]] = {}
+        self._early: dict[PeerId, list[Said]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: list[asyncio.Future[None]] = []
         self._stood = (0, 0)
@@ -84,8 +85,9 @@ class Consensus:
         self._vrf = VrfKey.of(peer.identity)
         self._new_machine()
         self._catch_up = CatchUp(self)
-        for kind in (ConsensusVote, ConsensusProposal, ConsensusCertificate):
-            peer.handle(kind, self._on_message)
+        peer.handle(ConsensusVote, self._on_message)
+        peer.handle(ConsensusProposal, self._on_message)
+        peer.handle(ConsensusCertificate, self._on_message)
         peer.waiting = self.waits_for
 
     async def run(self) -> None:
@@ -228,7 +230,7 @@ class Consensus:
 
     def _tell(self, what: Vote | Proposal | Certificate, to: tuple[int, ...] | None) -> None:
         if isinstance(what, Vote):
-            message: Message = ConsensusVote(what)
+            message: Said = ConsensusVote(what)
         elif isinstance(what, Proposal):
             message = ConsensusProposal(what)
         else:
@@ -319,7 +321,7 @@ class Consensus:
             raise MessageError("one that is no member takes part in consensus", where=sender)
         return key
 
-    def _on_message(self, sender: PeerId, message: ConsensusVote | ConsensusProposal | ConsensusCertificate) -> None:
+    def _on_message(self, sender: PeerId, message: Said) -> None:
         key = self.require_member(sender)
         event: steps.Event
         match message:
@@ -347,7 +349,7 @@ class Consensus:
         else:
             self._catch_up.want()
 
-    def _keep(self, sender: PeerId, message: Message) -> None:
+    def _keep(self, sender: PeerId, message: Said) -> None:
         """Keep a message for the next epoch, which this peer is about to enter."""
         kept = self._early.setdefault(sender, [])
         proposals = sum(isinstance(earlier, ConsensusProposal) for earlier in kept)

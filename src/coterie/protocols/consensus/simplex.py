@@ -4,9 +4,9 @@ A step is a function of the state and an event; it gives actions. No clock, netw
 are those of the design:
 
     1, 2  what signatures cover, what a quorum is    coterie.ledger.shared.votes and .voters
-    3     the leader of a height                     ``Simplex._leads``
+    3     the leader of a height                     ``Standing.leads``
     4     the timer of a height                      ``Simplex._begin``
-    5     what a proposal must bring                 ``Simplex._propose`` and ``Simplex._follows``
+    5     what a proposal must bring                 ``Standing.proposal`` and ``Standing.follows``
     6     one block vote a height                    ``Simplex._may``
     7     the timer fires: a dummy vote              ``Simplex._fired``
     8     certified: go on, and a final vote         ``Simplex._leave``
@@ -14,7 +14,7 @@ are those of the design:
     10    never final and dummy; log before sending  ``Simplex._may`` and ``Simplex._vote``
     11    evidence                                   ``Tally.add`` and ``Simplex._on_proposed``
     12    after a dummy the next leader tries        ``Simplex._enter``
-    13    after the closing block only empty ones    ``Simplex._follows``
+    13    after the closing block only empty ones    ``Simplex._consider``, ``Simplex._propose``
 
 Two things differ from the paper, neither touches safety. A certificate is not broadcast at once by everybody, which
 costs n^3 signatures: the next proposal bears it, and who has not shown within D / 2 that it knows is sent it, by eight
@@ -29,8 +29,6 @@ heights on the strength of a certificate, only means fewer votes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from coterie.errors import LedgerError
 from coterie.identity import Identity
 from coterie.ledger.shared import (
@@ -44,12 +42,11 @@ from coterie.ledger.shared import (
     Signatures,
     Vote,
     VoteKind,
+    check_block,
 )
-from coterie.ledger.shared.blocks import MOST_DUMMIES
-from coterie.ledger.shared.chain import check_block
 from coterie.ledger.shared.votes import NO_BLOCK
 from coterie.protocols.consensus import steps
-from coterie.protocols.consensus.application import View
+from coterie.protocols.consensus.standing import Standing
 from coterie.protocols.consensus.tally import Tally
 
 AHEAD = 8
@@ -59,31 +56,13 @@ BACKOFF = 8
 _FIRST_RELAYS = 8
 
 
-class Simplex:
-    """One voter's state in one epoch, or that of a peer that only follows.
-
-    ``state``: the epoch's; ``identity``: who votes; ``delay``: D, seconds within which a message should arrive. With
-    a smaller D a silent leader costs less, and a slow network more dummies: safety does not depend on it.
-    """
+class Simplex(Standing):
+    """One voter in one epoch, or a peer that only follows."""
 
     def __init__(self, state: Checkpoint, identity: Identity, known: Signatures, delay: float) -> None:
-        self.state, self.identity, self.known, self.delay = state, identity, known, delay
-        self.place = state.voters.index(identity.id)
-        self.votes = self.place is not None
-        """Whether this peer votes: not where it is no voter, and not where it may have forgotten what it said."""
-        self.height, self.final, self.head = 0, 0, state.anchor
-        self.certified: Certificate | None = None
-        """Of the last final block; None while that is the anchor."""
-        self.over = False
-        """The block that closes the epoch is final."""
-        self.tallies: dict[int, Tally] = {}
-        self.shown: dict[int, int] = {}
-        """The height that each voter has shown itself to be at, by its place."""
-        self.dummies = 0
-        """Heights without a block since the last finality."""
-        self.begun = self.fired = False
-        """The timer of this height runs; it has fired."""
+        super().__init__(state, identity, known, delay)
         self._late: dict[int, int] = {}
+        """The height of the last vote of each voter for what is final already."""
         self._out: list[steps.Action] = []
 
     # From outside
@@ -118,36 +97,12 @@ class Simplex:
                 self._on_drafted(full)
             case steps.Judged(height, block):
                 if height == self.height:
-                    self._vote("block", self._at(height), block)
+                    self._vote("block", self.at(height), block)
             case steps.Fired():
                 self._fired(event)
             case steps.Adopted(height, head, certificate):
                 self._adopt(height, head, certificate)
         return self._done()
-
-    def lacking(self) -> list[bytes]:
-        """Blocks that are certified, or to be built upon, and not here."""
-        wanted: dict[bytes, None] = {}
-        for height in sorted(self.tallies):
-            tally = self.tallies[height]
-            wanted.update((c.hash, None) for c in tally.certificates.values() if c.kind != "dummy")
-            for full in tally.blocks.values():
-                if full.block.parent_height > self.final:
-                    wanted[full.block.parent] = None
-        here = {name for tally in self.tallies.values() for name in tally.blocks}
-        return [name for name in wanted if name not in here]
-
-    def gap(self) -> int:
-        """The lowest height after the last final block of which no certificate is here."""
-        height = self.final + 1
-        while height in self.tallies and self.tallies[height].certificates:
-            height += 1
-        return height
-
-    def silent(self) -> list[int]:
-        """Places of the voters that have not been heard at this height."""
-        others = (place for place in range(len(self.state.voters)) if place != self.place)
-        return [place for place in others if self.shown.get(place, 0) < self.height]
 
     # Events
 
@@ -166,15 +121,21 @@ class Simplex:
             return
         if vote.height > self.height:
             self._out.append(steps.Pull(urgent=False))
-        tally = self._at(vote.height)
+        tally = self.at(vote.height)
         if vote.height < self.height and vote.kind != "final" and self._is_behind(vote, tally, place):
             self._out.append(steps.Hint(place))
-        evidence = tally.add(place, vote, self.state, self.known)
-        if evidence is not None:
-            self._out.append(steps.Accuse(evidence))
+        self._add(tally, place, vote)
         self._count(tally, vote.kind, vote.hash)
         if vote.kind == "dummy" and vote.height == self.height and tally.share(("dummy", NO_BLOCK), self.state):
             self._begin()
+
+    def _add(self, tally: Tally, place: int, vote: Vote) -> None:
+        evidence = tally.add(place, vote, self.state, self.known)
+        if evidence is not None:
+            self._out.append(steps.Accuse(evidence))
+        if vote.kind == "block" and tally.proposal is not None and vote.hash not in tally.blocks:
+            if tally.share(("block", vote.hash), self.state):
+                self._out.append(steps.Pull(urgent=True))  # the leader has shown others another block
 
     def _is_behind(self, vote: Vote, tally: Tally, place: int) -> bool:
         return vote.kind == "dummy" or tally.votes[vote.kind].get(place) == vote
@@ -197,7 +158,7 @@ class Simplex:
         place = self.state.voters.index(block.proposer)
         if place is not None:
             self._show(place, block.height)
-        tally = self._at(block.height)
+        tally = self.at(block.height)
         if tally.proposal is not None:
             self._compare(tally, tally.proposal.full.block, block)
             return
@@ -234,7 +195,7 @@ class Simplex:
         if full.block.id not in self.lacking():
             return
         check_block(self.state, full, self.known)
-        tally = self._at(full.block.height)
+        tally = self.at(full.block.height)
         tally.blocks[full.block.id] = full
         if tally.proposal is not None:
             self._compare(tally, tally.proposal.full.block, full.block)
@@ -244,17 +205,17 @@ class Simplex:
             self._consider()
 
     def _on_drafted(self, full: FullSharedBlock) -> None:
-        tally, block = self._at(self.height), full.block
+        tally, block = self.at(self.height), full.block
         if block.height != self.height or tally.own is not None or not self.votes:
             return
-        if self._follows(block) is None:  # something has become final meanwhile
+        if self.follows(block) is None:  # something has become final meanwhile
             tally.drafted = False
             self._propose()
             return
         check_block(self.state, full, self.known)
         tally.own, tally.blocks[block.id] = block.id, full
         self._out.append(steps.Log())
-        tally.proposal = self._proposal(full)
+        tally.proposal = self.proposal(full)
         self._out.append(steps.Tell(tally.proposal))
         self._consider()
 
@@ -264,7 +225,7 @@ class Simplex:
         match event.kind:
             case "height":  # rule 7
                 self.fired = True
-                self._vote("dummy", self._at(self.height), NO_BLOCK)
+                self._vote("dummy", self.at(self.height), NO_BLOCK)
                 self._out.append(steps.Timer(steps.Fired("resend", self.height, 1), 2 * self.delay))
             case "resend":
                 self._resend()
@@ -273,7 +234,7 @@ class Simplex:
                 self._out.append(steps.Timer(again, 2 * self.delay * min(2**event.stage, BACKOFF)))
             case "relay":
                 self._relay(event.stage)
-            case "nudge" if self._is_open():
+            case "nudge" if self.is_open():
                 self._out.append(steps.Pull(urgent=True))
                 if event.stage:
                     self._resend()
@@ -301,21 +262,16 @@ class Simplex:
         """Rules 4 and 12: the height begins, with the next leader."""
         self.height, self.begun, self.fired = height, False, False
         self._out.append(steps.Timer(steps.Fired("relay", height, 0), self.delay / 2))
-        parent = self._parent()
-        chain = None if parent is None else self._chain(*parent)
+        parent = self.parent()
+        chain = None if parent is None else self.chain(*parent)
         if self.votes:
-            if self._at(height).proposal is not None or any(full.block.closes for full in chain or ()):
+            if self.at(height).proposal is not None or any(full.block.closes for full in chain or ()):
                 self._begin()
             else:
-                self._out.append(steps.AskDue(self._view(chain or [])))
-        if self._is_open():
+                self._out.append(steps.AskDue(self.view(chain or [])))
+        if self.is_open():
             self._out.append(steps.Timer(steps.Fired("nudge", height, 0), 2 * self.delay))
         self._consider()
-
-    def _is_open(self) -> bool:
-        """Whether something has been notarised, or may have been, and is not final."""
-        parent = self._parent()
-        return parent is None or parent[0] > self.final
 
     def _begin(self) -> None:
         """Rule 4: a block is due; the timer starts, and the leader proposes."""
@@ -329,7 +285,7 @@ class Simplex:
     def _leave(self, certificate: Certificate) -> None:
         """Rule 8: the height is decided; say so, and enter the next."""
         if certificate.kind == "block":
-            self._vote("final", self._at(certificate.height), certificate.hash)
+            self._vote("final", self.at(certificate.height), certificate.hash)
             if self.over or self.height > certificate.height:
                 return  # that vote has made it final, and the height has been left on that ground
         elif certificate.kind == "dummy":
@@ -341,8 +297,12 @@ class Simplex:
         """A checked certificate."""
         if self.over or certificate.height <= self.final:
             return
-        tally = self._at(certificate.height)
+        tally = self.at(certificate.height)
         tally.certificates[certificate.kind] = certificate
+        said = (certificate.epoch, certificate.height, certificate.kind, certificate.hash)
+        for place, signature in certificate.votes:  # who has told this peer something else has contradicted itself
+            if place != self.place:
+                self._add(tally, place, Vote(self.state.voters.members[place].key, *said, signature))
         if self._signed_unknowingly(certificate, tally):
             self.votes = False
             self._out.append(steps.Forgot())
@@ -364,60 +324,36 @@ class Simplex:
 
     # Proposals
 
-    def _leads(self, height: int) -> bool:
-        """Rule 3."""
-        return self.state.leader(height) == self.identity.id
-
     def _propose(self) -> None:
         """Rule 5, as leader: the highest notarised block, and dummies for all heights since."""
-        if not (self.votes and self.begun and self._leads(self.height)):
+        if not (self.votes and self.begun and self.leads(self.height)):
             return
-        tally = self._at(self.height)
+        tally = self.at(self.height)
         own = None if tally.own is None or tally.proposal is not None else tally.blocks.get(tally.own)
-        if own is not None and self._follows(own.block) is not None:  # it has been logged before a crash
-            tally.proposal = self._proposal(own)
+        if own is not None and self.follows(own.block) is not None:  # it has been logged before a crash
+            tally.proposal = self.proposal(own)
             self._out.append(steps.Tell(tally.proposal))
             self._consider()
         if tally.drafted or tally.own is not None:
             return
-        parent = self._parent()
-        chain = None if parent is None else self._chain(*parent)
+        parent = self.parent()
+        chain = None if parent is None else self.chain(*parent)
         if parent is None or chain is None or (parent[0] == self.final > 0 and self.certified is None):
             self._out.append(steps.Pull(urgent=True))
             return
         tally.drafted = True
         closing = any(full.block.closes for full in chain)
-        self._out.append(steps.Draft(self._view(chain), *parent, empty=closing, needed=bool(chain)))
-
-    def _proposal(self, full: FullSharedBlock) -> Proposal:
-        block = full.block
-        if block.parent_height == self.final:
-            parent = self.certified
-        else:
-            held = self._at(block.parent_height).certificates
-            parent = held.get("block") or held["final"]
-        between = range(block.parent_height + 1, block.height)[-MOST_DUMMIES:]
-        return Proposal(full, parent, tuple(self._at(height).certificates["dummy"] for height in between))
-
-    def _parent(self) -> tuple[int, bytes] | None:
-        """(height, id) of the highest block that may be followed here; None where a certificate is lacking."""
-        for height in range(self.height - 1, self.final, -1):
-            held = self.tallies[height].certificates if height in self.tallies else {}
-            certificate = held.get("block") or held.get("final")
-            if certificate is not None:
-                return height, certificate.hash
-            if "dummy" not in held:
-                return None
-        return self.final, self.head
+        self._out.append(steps.Draft(self.view(chain), *parent, empty=closing, needed=bool(chain)))
 
     def _consider(self) -> None:
         """Rule 6: put the first proposal to the application, unless there was a block vote at this height."""
-        tally = self._at(self.height)
+        tally = self.at(self.height)
         if tally.proposal is None or tally.considered or not self.votes or "block" in tally.mine:
             return
         full = tally.proposal.full
-        chain = self._follows(full.block)
+        chain = self.follows(full.block)
         if chain is None:
+            self._out.append(steps.Pull(urgent=True))
             return
         tally.considered = True
         closing = any(parent.block.closes for parent in chain)
@@ -426,38 +362,7 @@ class Simplex:
         if closing or full.block.id == tally.own:
             self._vote("block", tally, full.block.id)
         else:
-            self._out.append(steps.Judge(self._view(chain), full))
-
-    def _follows(self, block: SharedBlock) -> list[FullSharedBlock] | None:
-        """Rule 5, as voter: what the block follows since the last final one, or None where that is not known."""
-        for height in range(max(block.parent_height, self.final) + 1, block.height):
-            if height not in self.tallies or "dummy" not in self.tallies[height].certificates:
-                self._out.append(steps.Pull(urgent=True))
-                return None
-        if block.parent_height > self.final:
-            held = self._at(block.parent_height).certificates
-            if all(c.hash != block.parent for c in held.values() if c.kind != "dummy"):
-                return None  # the proposal brought a good one, so this takes two quorums that contradict each other
-        elif (block.parent_height, block.parent) != (self.final, self.head):
-            return None  # it would undo what is final
-        chain = self._chain(block.parent_height, block.parent)
-        if chain is None:
-            self._out.append(steps.Pull(urgent=True))
-        return chain
-
-    def _chain(self, height: int, name: bytes) -> list[FullSharedBlock] | None:
-        """The blocks from the last final one, not included, to this one; None where one is not here."""
-        chain: list[FullSharedBlock] = []
-        while height > self.final:
-            full = self.tallies[height].blocks.get(name) if height in self.tallies else None
-            if full is None:
-                return None
-            chain.append(full)
-            height, name = full.block.parent_height, full.block.parent
-        return chain[::-1] if (height, name) == (self.final, self.head) else None
-
-    def _view(self, chain: Sequence[FullSharedBlock]) -> View:
-        return View(self.state, self.height, tuple(check_block(self.state, full, self.known) for full in chain))
+            self._out.append(steps.Judge(self.view(chain), full))
 
     # Votes
 
@@ -525,7 +430,7 @@ class Simplex:
         if not certified or self.over:
             return
         certificate = self.tallies[max(certified)].certificates["final"]
-        chain = self._chain(certificate.height, certificate.hash)
+        chain = self.chain(certificate.height, certificate.hash)
         if chain is None:
             self._out.append(steps.Pull(urgent=True))
             return
@@ -540,11 +445,6 @@ class Simplex:
         self.tallies = {number: tally for number, tally in self.tallies.items() if number > height}
 
     # Small things
-
-    def _at(self, height: int) -> Tally:
-        if height not in self.tallies:
-            self.tallies[height] = Tally(height)
-        return self.tallies[height]
 
     def _show(self, place: int, height: int) -> None:
         self.shown[place] = max(height, self.shown.get(place, 0))

@@ -184,6 +184,4 @@ class Forgot:
     """There is a vote of this peer that it knows nothing of: its log is not what it was."""
 
 
-Action: TypeAlias = (
-    Log | Tell | Hint | Timer | AskDue | Draft | Judge | Final | Accuse | Refuse | Pull | Stuck | Forgot
-)
+Action: TypeAlias = Log | Tell | Hint | Timer | AskDue | Draft | Judge | Final | Accuse | Refuse | Pull | Stuck | Forgot

@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from coterie.errors import LedgerError
-from coterie.ledger.shared import Certificate, Checkpoint, Evidence, FullSharedBlock, Proposal, Signatures, Vote, VoteKind
+from coterie.ledger.shared import (
+    Certificate,
+    Checkpoint,
+    Evidence,
+    FullSharedBlock,
+    Proposal,
+    Signatures,
+    Vote,
+    VoteKind,
+)
 
 Thing = tuple[VoteKind, bytes]
 
@@ -49,9 +58,8 @@ class Tally:
             self._weigh(place, vote, state, 1)
         elif earlier.hash != vote.hash:
             return self._contradiction(place, earlier, vote, state, known)
-        against = {"final": "dummy", "dummy": "final"}.get(vote.kind)
-        if against == "dummy" or against == "final":
-            other = self.votes[against].get(place)
+        if vote.kind != "block":
+            other = self.votes["dummy" if vote.kind == "final" else "final"].get(place)
             if other is not None and place not in self.accused:
                 return self._contradiction(place, other, vote, state, known)
         return None
@@ -63,20 +71,25 @@ class Tally:
 
         ``own``: this peer's place, whose votes need no check.
         """
-        kind, hash = thing
+        kind, name = thing
         liars: list[int] = []
         while state.rule.enough(state.voters, *self.weight.get(thing, (0, 0))):
-            votes = [vote for vote in self.votes[kind].values() if vote.hash == hash]
+            votes = [vote for vote in self.votes[kind].values() if vote.hash == name]
             certificate = Certificate.of(votes, state.voters, state.rule)
             if certificate is None:
                 break
-            bad = [place for place, _ in certificate.votes if place != own and not self._good(place, kind, state, known)]
+            others = (place for place, _ in certificate.votes if place != own)
+            bad = [place for place in others if not self._good(place, kind, state, known)]
             if not bad:
                 return certificate, liars
             for place in bad:
                 self._weigh(place, self.votes[kind].pop(place), state, -1)
             liars += bad
         return None, liars
+
+    def votes_for(self, state: Checkpoint) -> list[bytes]:
+        """Blocks that more than a third has voted for."""
+        return [name for kind, name in self.weight if kind == "block" and self.share(("block", name), state)]
 
     def share(self, thing: Thing, state: Checkpoint) -> bool:
         """Whether more than a third is behind a thing: somebody honest is, signatures not looked at."""
