@@ -35,7 +35,7 @@ class Payload:
 
 
 class Application(Protocol):
-    """Whose records are ordered. Coroutines are cancelled when their height is left; they may wait as long as they like.
+    """Whose records are ordered. Its coroutines may wait; they are cancelled when their height is left.
 
     What differs between peers here costs time, not safety: a peer that refuses a block does not vote for it.
     """

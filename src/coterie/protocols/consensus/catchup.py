@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from coterie.errors import LedgerError, MessageError, PeerUnreachable
 from coterie.ledger.shared import Certificate, FullSharedBlock
+from coterie.network import Message
 from coterie.protocols.consensus import steps
 from coterie.protocols.consensus.messages import (
     MOST_LACKING,
@@ -93,10 +94,7 @@ class CatchUp:
             machine.state.epoch, machine.final, machine.gap(), tuple(machine.lacking()[:MOST_LACKING])
         )
         try:
-            news = await self._peer.ask(whom, question, 4 * self._consensus.delay)
-            if not isinstance(news, ConsensusNews):
-                raise MessageError("an answer is not what was asked for", where=whom)
-            return self._take(whom, news)
+            return self._take(whom, await self._peer.ask(whom, question, 4 * self._consensus.delay))
         except PeerUnreachable:
             pass
         except (LedgerError, MessageError) as error:
@@ -104,7 +102,9 @@ class CatchUp:
         self._ahead.pop(whom, None)
         return False
 
-    def _take(self, whom: PeerId, news: ConsensusNews) -> bool:
+    def _take(self, whom: PeerId, news: Message) -> bool:
+        if not isinstance(news, ConsensusNews):
+            raise MessageError("an answer is not what was asked for", where=whom)
         consensus = self._consensus
         if news.history is not None:
             more = consensus.receive(news.history)

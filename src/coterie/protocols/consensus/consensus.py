@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from coterie.errors import LedgerError, MessageError, OutputError
 from coterie.identity import PeerId as Key
-from coterie.identity.vrf import VrfKey
 from coterie.ledger.shared import (
     Accusation,
     Batch,
@@ -27,15 +27,14 @@ from coterie.ledger.shared import (
     Evidence,
     FullSharedBlock,
     Proposal,
-    SharedBlock,
     SharedLedger,
     Vote,
-    closing_alpha,
 )
-from coterie.ledger.shared.changes import record
 from coterie.protocols.consensus import log, steps
 from coterie.protocols.consensus.application import Application, Payload, View
 from coterie.protocols.consensus.catchup import CatchUp
+from coterie.protocols.consensus.chores import Chores
+from coterie.protocols.consensus.drafting import accusations, make_block
 from coterie.protocols.consensus.messages import ConsensusCertificate, ConsensusProposal, ConsensusVote
 from coterie.protocols.consensus.simplex import Simplex
 from coterie.protocols.peer import Peer, PeerId
@@ -54,6 +53,8 @@ class Consensus:
     ``key_of`` and ``peer_of`` translate where peers are not named by their keys, and give None for who is no member.
     ``now`` gives ms since 1970, for blocks and records of this peer.
     """
+
+    machine_type = Simplex
 
     def __init__(
         self,
@@ -78,11 +79,9 @@ class Consensus:
         self.evidence: dict[Key, Evidence] = {}
         """Not on the chain yet; one for each liar."""
         self._early: dict[PeerId, list[Said]] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._tasks: list[asyncio.Future[None]] = []
+        self._chores = Chores(self._fail)
         self._stood = (0, 0)
         self._over: asyncio.Future[None] | None = None
-        self._vrf = VrfKey.of(peer.identity)
         self._new_machine()
         self._catch_up = CatchUp(self)
         peer.handle(ConsensusVote, self._on_message)
@@ -94,7 +93,7 @@ class Consensus:
         """Take part until cancelled. Raises what the application raises, and LedgerError for a disk that is full."""
         self._over = asyncio.get_running_loop().create_future()
         pulls = asyncio.ensure_future(self._catch_up.run())
-        pulls.add_done_callback(self._ended)
+        pulls.add_done_callback(self._pulls_ended)
         try:
             self._replay()
             self._perform(self.machine.start())
@@ -102,7 +101,7 @@ class Consensus:
             await self._over
         finally:
             pulls.cancel()
-            self._clear()
+            self._chores.clear()
 
     @property
     def stands(self) -> tuple[int, int]:
@@ -140,7 +139,7 @@ class Consensus:
 
     def _new_machine(self) -> None:
         chain = self.ledger.chain
-        self.machine = machine = Simplex(chain.state, self.peer.identity, self.ledger.known, self.delay)
+        self.machine = machine = self.machine_type(chain.state, self.peer.identity, self.ledger.known, self.delay)
         machine.votes = machine.votes and self._start is not None and self._start <= chain.state.epoch
         machine.final, machine.head = chain.height, chain.head
         if chain.height:
@@ -151,7 +150,7 @@ class Consensus:
             log.restore(machine, self._log)
 
     def _next_epoch(self) -> None:
-        self._clear()
+        self._chores.clear()
         self._new_machine()
         _log.info("epoch %d begins", self.machine.state.epoch)
         self._perform(self.machine.start())
@@ -174,7 +173,7 @@ class Consensus:
             self._write_log()
         if self.stands != self._stood:  # what was asked about the height before is of no use any more
             self._stood = self.stands
-            self._cancel_tasks()
+            self._chores.cancel_tasks()
         for action in actions:
             self._do(action)
         if closed and self.machine is machine:
@@ -186,15 +185,13 @@ class Consensus:
             case steps.Tell(what, to):
                 self._tell(what, to)
             case steps.Timer(fired, seconds):
-                self._cancel_timer(fired.kind)
-                loop = asyncio.get_running_loop()
-                self._timers[fired.kind] = loop.call_later(seconds, self._fire, fired)
+                self._chores.later(fired.kind, seconds, lambda: self.step(fired))
             case steps.AskDue(view) if view.height == machine.height:
-                self._begin(self._ask_due(view))
+                self._chores.begin(self._ask_due(view))
             case steps.Draft(view) if view.height == machine.height:
-                self._begin(self._draft(action))
+                self._chores.begin(self._draft(action))
             case steps.Judge(view, full) if view.height == machine.height:
-                self._begin(self._judge(view, full))
+                self._chores.begin(self._judge(view, full))
             case steps.Hint(place):
                 if (whom := self._peer_at(place)) is not None:
                     self._catch_up.hint(whom)
@@ -207,9 +204,8 @@ class Consensus:
             case steps.Pull(urgent):
                 if urgent:
                     self._catch_up.want()
-                elif "pull" not in self._timers:
-                    loop = asyncio.get_running_loop()
-                    self._timers["pull"] = loop.call_later(self.delay, self._want, self.stands)
+                elif not self._chores.awaits("pull"):
+                    self._chores.later("pull", self.delay, partial(self._want, self.stands))
             case steps.Stuck(times):
                 if times > 1 and not times & (times - 1):
                     _log.warning("consensus waits for %s", self.waits_for())
@@ -242,15 +238,7 @@ class Consensus:
             if whom is not None and whom != self.peer.id:
                 self.peer.send(whom, message)
 
-    def _fire(self, fired: steps.Fired) -> None:
-        self._timers.pop(fired.kind, None)
-        try:
-            self.step(fired)
-        except Exception as error:
-            self._fail(error)
-
     def _want(self, stood: tuple[int, int]) -> None:
-        self._timers.pop("pull", None)
         if self.stands == stood:
             self._catch_up.want()
 
@@ -284,33 +272,15 @@ class Consensus:
             self.step(steps.Judged(view.height, full.block.id))
 
     async def _draft(self, draft: steps.Draft) -> None:
-        view, state, identity = draft.view, draft.view.state, self.peer.identity
-        payload = Payload() if draft.empty else await self.application.payload(view)
+        payload = Payload() if draft.empty else await self.application.payload(draft.view)
         if payload is None:
             if not draft.needed:
                 return
             payload = Payload()
-        records = list(payload.records)
         if not draft.empty:
-            shown = [c.says.shown.voter for b in view.ancestors for c in b.changes if isinstance(c.says, Accusation)]
-            records += [
-                record(identity, Accusation(evidence=evidence.encode()), self._now())
-                for voter, evidence in self.evidence.items()
-                if voter not in shown and evidence.epoch + state.lock_epochs >= state.epoch
-            ]
-        block = SharedBlock.make(
-            identity,
-            genesis=state.genesis,
-            epoch=state.epoch,
-            height=view.height,
-            parent_height=draft.parent_height,
-            parent=draft.parent,
-            records=[item.encode() for item in records],
-            closes=payload.closes,
-            proof=self._vrf.prove(closing_alpha(state.beacon, view.height)) if payload.closes else b"",
-            time=self._now(),
-        )
-        self.step(steps.Drafted(FullSharedBlock.of(block, records)))
+            shown = accusations(self.peer.identity, draft.view, self.evidence, self._now())
+            payload = Payload([*payload.records, *shown], payload.closes)
+        self.step(steps.Drafted(make_block(self.peer.identity, draft, payload, self._now())))
 
     # Messages
 
@@ -365,10 +335,10 @@ class Consensus:
         return [peer for peer in self.others() if self._key_of(peer) not in self._heard]
 
     def answered(self, whom: PeerId, epoch: int) -> None:
-        """A peer has shown all it has. After a quorum of them, nothing this peer may have said is newer than ...
+        """A peer has shown all it has; after a quorum of them it is known when this peer may vote again.
 
-        ... the epoch after this one: whoever voted in epoch e had seen a quorum close e - 1, and any two quorums have an
-        honest voter in common. So it may vote again two epochs from here.
+        Whoever voted in epoch e had seen a quorum close e - 1, and any two quorums have an honest voter in common: some
+        answer came from epoch e - 1 or later. So nothing this peer has said is newer than the epoch after this one.
         """
         key = self._key_of(whom)
         state = self.machine.state
@@ -387,7 +357,7 @@ class Consensus:
                 _log.error("consensus abstains: %s", error)
                 self._start = None
 
-    # Peers, timers, tasks
+    # Peers
 
     def others(self) -> list[PeerId]:
         """The voters' peers, without this one."""
@@ -397,33 +367,10 @@ class Consensus:
     def _peer_at(self, place: int) -> PeerId | None:
         return self._peer_of(self.machine.state.voters.members[place].key)
 
-    def _begin(self, coroutine: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.append(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Future[None]) -> None:
-        if task in self._tasks:
-            self._tasks.remove(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _pulls_ended(self, pulls: asyncio.Future[None]) -> None:
+        if not pulls.cancelled() and (error := pulls.exception()) is not None:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         if self._over is not None and not self._over.done():
             self._over.set_exception(error)
-
-    def _cancel_timer(self, kind: str) -> None:
-        if (timer := self._timers.pop(kind, None)) is not None:
-            timer.cancel()
-
-    def _cancel_tasks(self) -> None:
-        """All but the one that this is called in."""
-        this = asyncio.current_task()
-        for task in list(self._tasks):
-            if task is not this:
-                task.cancel()
-
-    def _clear(self) -> None:
-        for kind in list(self._timers):
-            self._cancel_timer(kind)
-        self._cancel_tasks()

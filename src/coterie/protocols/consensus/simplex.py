@@ -7,11 +7,11 @@ are those of the design:
     3     the leader of a height                     ``Standing.leads``
     4     the timer of a height                      ``Simplex._begin``
     5     what a proposal must bring                 ``Standing.proposal`` and ``Standing.follows``
-    6     one block vote a height                    ``Simplex._may``
+    6     one block vote a height                    ``Voting._may``
     7     the timer fires: a dummy vote              ``Simplex._fired``
     8     certified: go on, and a final vote         ``Simplex._leave``
     9     a quorum of final votes                    ``Simplex._finalise``
-    10    never final and dummy; log before sending  ``Simplex._may`` and ``Simplex._vote``
+    10    never final and dummy; log before sending  ``Voting._may`` and ``Voting._vote``
     11    evidence                                   ``Tally.add`` and ``Simplex._on_proposed``
     12    after a dummy the next leader tries        ``Simplex._enter``
     13    after the closing block only empty ones    ``Simplex._consider``, ``Simplex._propose``
@@ -30,40 +30,28 @@ heights on the strength of a certificate, only means fewer votes.
 from __future__ import annotations
 
 from coterie.errors import LedgerError
-from coterie.identity import Identity
 from coterie.ledger.shared import (
     Certificate,
-    Checkpoint,
     Evidence,
-    Finality,
     FullSharedBlock,
     Proposal,
     SharedBlock,
-    Signatures,
     Vote,
-    VoteKind,
     check_block,
 )
 from coterie.ledger.shared.votes import NO_BLOCK
-from coterie.protocols.consensus import steps
-from coterie.protocols.consensus.standing import Standing
+from coterie.protocols.consensus import repeats, steps
 from coterie.protocols.consensus.tally import Tally
+from coterie.protocols.consensus.voting import Voting
 
 AHEAD = 8
 """Votes and proposals are kept for so many heights ahead. Who is further behind pulls."""
 BACKOFF = 8
 """The timer grows to so many times its first length."""
-_FIRST_RELAYS = 8
 
 
-class Simplex(Standing):
-    """One voter in one epoch, or a peer that only follows."""
-
-    def __init__(self, state: Checkpoint, identity: Identity, known: Signatures, delay: float) -> None:
-        super().__init__(state, identity, known, delay)
-        self._late: dict[int, int] = {}
-        """The height of the last vote of each voter for what is final already."""
-        self._out: list[steps.Action] = []
+class Simplex(Voting):
+    """One voter in one epoch, or a peer that only follows: ``start``, then ``step`` with whatever happens."""
 
     # From outside
 
@@ -73,7 +61,7 @@ class Simplex(Standing):
         heights += [tally.height for tally in self.tallies.values() if tally.mine]
         self.dummies = sum("dummy" in tally.certificates for tally in self.tallies.values())
         self._enter(max([self.height, self.final + 1, *heights]))
-        self._resend()
+        self._out += repeats.unanswered(self)
         return self._done()
 
     def step(self, event: steps.Event) -> list[steps.Action]:
@@ -128,14 +116,6 @@ class Simplex(Standing):
         self._count(tally, vote.kind, vote.hash)
         if vote.kind == "dummy" and vote.height == self.height and tally.share(("dummy", NO_BLOCK), self.state):
             self._begin()
-
-    def _add(self, tally: Tally, place: int, vote: Vote) -> None:
-        evidence = tally.add(place, vote, self.state, self.known)
-        if evidence is not None:
-            self._out.append(steps.Accuse(evidence))
-        if vote.kind == "block" and tally.proposal is not None and vote.hash not in tally.blocks:
-            if tally.share(("block", vote.hash), self.state):
-                self._out.append(steps.Pull(urgent=True))  # the leader has shown others another block
 
     def _is_behind(self, vote: Vote, tally: Tally, place: int) -> bool:
         return vote.kind == "dummy" or tally.votes[vote.kind].get(place) == vote
@@ -228,16 +208,17 @@ class Simplex(Standing):
                 self._vote("dummy", self.at(self.height), NO_BLOCK)
                 self._out.append(steps.Timer(steps.Fired("resend", self.height, 1), 2 * self.delay))
             case "resend":
-                self._resend()
-                self._out += [steps.Stuck(event.stage), steps.Pull(urgent=True)]
+                self._out += [*repeats.unanswered(self), steps.Stuck(event.stage), steps.Pull(urgent=True)]
                 again = steps.Fired("resend", self.height, event.stage + 1)
                 self._out.append(steps.Timer(again, 2 * self.delay * min(2**event.stage, BACKOFF)))
             case "relay":
-                self._relay(event.stage)
+                self._out += repeats.relayed(self, event.stage)
+                if not event.stage:
+                    self._out.append(steps.Timer(steps.Fired("relay", self.height, 1), self.delay / 2))
             case "nudge" if self.is_open():
                 self._out.append(steps.Pull(urgent=True))
                 if event.stage:
-                    self._resend()
+                    self._out += repeats.unanswered(self)
                     self._begin()
                 else:
                     self._out.append(steps.Timer(steps.Fired("nudge", self.height, 1), 2 * self.delay))
@@ -364,80 +345,20 @@ class Simplex(Standing):
         else:
             self._out.append(steps.Judge(self.view(chain), full))
 
-    # Votes
-
-    def _may(self, kind: VoteKind, tally: Tally, hash: bytes) -> bool:
-        """What this peer may sign: rules 6, 8 and 10."""
-        if kind in tally.mine:
-            return False
-        if kind == "final":
-            return "dummy" not in tally.mine
-        return tally.height == self.height and "final" not in tally.mine
-
-    def _vote(self, kind: VoteKind, tally: Tally, hash: bytes) -> None:
-        """Sign, log, and only then send (rule 10)."""
-        if not self.votes or self.place is None or not self._may(kind, tally, hash):
-            return
-        vote = Vote.make(self.identity, self.state.genesis, self.state.epoch, tally.height, kind, hash)
-        tally.mine[kind] = vote
-        self._out += [steps.Log(), steps.Tell(vote)]
-        tally.add(self.place, vote, self.state, self.known)
-        self._count(tally, kind, hash)
-
-    def _count(self, tally: Tally, kind: VoteKind, hash: bytes) -> None:
-        """Rule 2: is it a quorum?"""
-        if kind in tally.certificates or tally.height <= self.final:
-            return
-        certificate, liars = tally.certify((kind, hash), self.state, self.known, self.place)
-        for place in liars:
-            voter = self.state.voters.members[place].key
-            error = LedgerError("a vote is not signed by its voter", where=f"{kind} vote of {voter[:12]}")
-            self._out.append(steps.Refuse(place, error))
-        if certificate is not None:
-            self._hold(certificate)
-
-    def _resend(self) -> None:
-        """Rule 7: what may have been lost on the way."""
-        for height in sorted(self.tallies):
-            tally = self.tallies[height]
-            if height == self.height:
-                self._out += [steps.Tell(vote) for vote in tally.mine.values()]
-                if tally.own is not None and tally.proposal is not None:
-                    unheard = tuple(place for place in self.silent() if place not in tally.votes["block"])
-                    self._out.append(steps.Tell(tally.proposal, unheard))
-            elif "final" in tally.mine and "final" not in tally.certificates:
-                self._out.append(steps.Tell(tally.mine["final"]))
-
-    def _relay(self, stage: int) -> None:
-        """Rule 8: the certificate of the height before, to those who have not shown that they know."""
-        held = self.tallies[self.height - 1].certificates if self.height - 1 in self.tallies else {}
-        certificate = next(iter(held.values()), self.certified if self.final == self.height - 1 else None)
-        if certificate is None or self.place is None:
-            return
-        count = len(self.state.voters)
-        first = [place for place in self.silent() if (self.place - place - self.height) % count < _FIRST_RELAYS]
-        late = [place for place in self.silent() if place not in first]
-        if whom := tuple(late if stage else first):
-            self._out.append(steps.Tell(certificate, whom))
-        if not stage:
-            self._out.append(steps.Timer(steps.Fired("relay", self.height, 1), self.delay / 2))
-
     # Finality
 
     def _finalise(self) -> None:
         """Rules 9 and 13: the highest block with a final certificate, and its ancestors up to the closing one."""
-        certified = [height for height in self.tallies if "final" in self.tallies[height].certificates]
-        if not certified or self.over:
+        certificate = self.highest_final()
+        if certificate is None or self.over:
             return
-        certificate = self.tallies[max(certified)].certificates["final"]
-        chain = self.chain(certificate.height, certificate.hash)
-        if chain is None:
+        final = self.finality(certificate)
+        if final is None:
             self._out.append(steps.Pull(urgent=True))
             return
-        closing = next((number for number, full in enumerate(chain, 1) if full.block.closes), len(chain))
-        headers = tuple(full.block for full in chain[closing:])
-        self._out.append(steps.Final(tuple(chain[:closing]), Finality(headers, certificate)))
-        self.over = chain[closing - 1].block.closes
+        blocks, finality = final
+        self._out.append(steps.Final(blocks, finality))
+        self.over = blocks[-1].block.closes
         self._settle(certificate.height, certificate.hash, certificate)
 
     def _settle(self, height: int, head: bytes, certificate: Certificate | None) -> None:

@@ -8,6 +8,7 @@ from coterie.identity import Identity
 from coterie.ledger.shared import (
     Certificate,
     Checkpoint,
+    Finality,
     FullSharedBlock,
     Proposal,
     SharedBlock,
@@ -112,6 +113,22 @@ class Standing:
             if all(c.hash != block.parent for c in held.values() if c.kind != "dummy"):
                 return None
         return self.chain(block.parent_height, block.parent)
+
+    def highest_final(self) -> Certificate | None:
+        """The final certificate of the highest block that is not final here yet."""
+        heights = [height for height in self.tallies if "final" in self.tallies[height].certificates]
+        return self.tallies[max(heights)].certificates["final"] if heights else None
+
+    def finality(self, certificate: Certificate) -> tuple[tuple[FullSharedBlock, ...], Finality] | None:
+        """Rules 9 and 13: what a final certificate makes final, up to the block that closes the epoch.
+
+        None where a block is not here.
+        """
+        chain = self.chain(certificate.height, certificate.hash)
+        if chain is None:
+            return None
+        count = next((number for number, full in enumerate(chain, 1) if full.block.closes), len(chain))
+        return tuple(chain[:count]), Finality(tuple(full.block for full in chain[count:]), certificate)
 
     def view(self, chain: Sequence[FullSharedBlock]) -> View:
         """What the application is to see."""
