@@ -126,14 +126,14 @@ class Simplex(Voting):
         tally = self.tallies.get(block.height)
         if block.height <= self.final or (tally is not None and block.id in tally.blocks and tally.proposal):
             return
-        if block.height > self.height + AHEAD:
-            self._out.append(steps.Pull(urgent=True))
-            return
         check_block(self.state, proposal.full, self.known)
         new = [c for c in (proposal.notarised, *proposal.dummies) if c is not None and self._is_new(c)]
         for certificate in new:
             self._hold(certificate)
         if self.over or block.height <= self.final:
+            return
+        if block.height > self.height + AHEAD:
+            self._out.append(steps.Pull(urgent=True))
             return
         place = self.state.voters.index(block.proposer)
         if place is not None:
