@@ -60,7 +60,19 @@ def test_split_equivocation_is_accused_recorded_and_slashed(worlds):
 def test_a_block_vote_and_a_dummy_vote_are_not_slashed(worlds):
     """Slow messages: voters vote for blocks after their timers have fired. Everybody keeps its vote."""
     world = worlds([1] * 4, seed=1, latency_ms=1200.0, jitter=1.0).begin()
+    cast = {(name, kind): set() for name in world.names for kind in ("block", "dummy", "final")}
+    for name, node in world.nodes.items():
+        tell = node.consensus._tell
+
+        def listen(what, to, name=name, tell=tell):
+            if isinstance(what, Vote):
+                cast[name, what.kind].add((what.epoch, what.height))
+            tell(what, to)
+
+        node.consensus._tell = listen
     world.until(lambda: world.progress() >= 4, 900)
+    assert any(cast[name, "block"] & cast[name, "dummy"] for name in world.names)
+    assert not any(cast[name, "final"] & cast[name, "dummy"] for name in world.names)
     assert all(len(node.machine.state.voters) == 4 for node in world.honest)
     assert all(node.consensus.evidence == {} for node in world.honest)
 

@@ -3,6 +3,6 @@
 from coterie.protocols.consensus.application import Application, Payload, View
 from coterie.protocols.consensus.consensus import Consensus
 from coterie.protocols.consensus.log import create
-from coterie.protocols.consensus.simplex import Simplex
+from coterie.protocols.consensus.simplex import AHEAD, Simplex
 
-__all__ = ["Application", "Consensus", "Payload", "Simplex", "View", "create"]
+__all__ = ["AHEAD", "Application", "Consensus", "Payload", "Simplex", "View", "create"]

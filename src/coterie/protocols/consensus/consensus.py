@@ -154,6 +154,8 @@ class Consensus:
         self._new_machine()
         _log.info("epoch %d begins", self.machine.state.epoch)
         self._perform(self.machine.start())
+        if not self.machine.votes:
+            self._catch_up.want()  # from now on nobody tells it anything
         early, self._early = self._early, {}
         for sender in sorted(early):
             for message in early[sender]:
@@ -212,6 +214,7 @@ class Consensus:
             case steps.Forgot():
                 _log.error("a vote of this peer at epoch %d is not in its log: it abstains", machine.state.epoch)
                 self._start = machine.state.epoch + 2
+                self._catch_up.want()
 
     def _write_log(self) -> None:
         machine = self.machine
