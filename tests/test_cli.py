@@ -31,6 +31,7 @@ COMMANDS = (
     "protocols",
     "rules",
     "attacks",
+    "committee",
     "node",
     "doctor",
     "audit",

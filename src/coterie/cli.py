@@ -238,6 +238,50 @@ def reproduce(
         raise typer.Exit(exit_status(short))
 
 
+@app.command(epilog="Example: coterie committee --peers 100 --corrupt 0.2  (or: --biscotti --colluding 0.3 --p 0.001)")
+def committee(
+    peers: Annotated[
+        int | None, typer.Option("--peers", min=1, max=100_000, help="So many peers, with equal stakes.")
+    ] = None,
+    stakes: Annotated[
+        str | None, typer.Option("--stakes", metavar="FILE|N,N,...", help="The peers' stakes, whole numbers.")
+    ] = None,
+    corrupt: Annotated[
+        str | None, typer.Option("--corrupt", metavar="SHARE", help="The share of stake to withstand, such as 0.2.")
+    ] = None,
+    seats: Annotated[int | None, typer.Option("--seats", help="So many seats; by default as few as will do.")] = None,
+    offline: Annotated[
+        str | None,
+        typer.Option("--offline", metavar="SHARE", help="The share of seats that may be missing; by default 0.05."),
+    ] = None,
+    biscotti: Annotated[
+        bool, typer.Option("--biscotti", help="Biscotti's calculator; its whole table without --colluding and --p.")
+    ] = False,
+    colluding: Annotated[
+        str | None, typer.Option("--colluding", metavar="SHARE", help="With --biscotti: the colluding stake.")
+    ] = None,
+    p: Annotated[
+        str | None, typer.Option("--p", metavar="CHANCE", help="With --biscotti: P(majority colludes), at most.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute how many seats a committee needs, and what they withstand.
+
+    For secure aggregation: seats, pack, privacy, liars, offline. With --biscotti: its rule for verifiers and noisers.
+    """
+    from coterie.runtime import committees
+
+    given = {"--peers": peers, "--stakes": stakes, "--corrupt": corrupt, "--seats": seats, "--offline": offline}
+    other = {"--colluding": colluding, "--p": p}
+    committees.refuse_mixed(given if biscotti else other, biscotti)
+    found = committees.biscotti(colluding, p) if biscotti else committees.seats(peers, stakes, corrupt, seats, offline)
+    if as_json:
+        success(json.dumps(found.record, allow_nan=False))
+        return
+    success(found.title)
+    grid(found.header, found.rows)
+
+
 @app.command(epilog="Example: coterie datasets")
 def datasets() -> None:
     """List the data sets that a spec can name."""

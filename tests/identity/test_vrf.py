@@ -153,6 +153,7 @@ def test_a_key_of_another_length_is_none(length):
 @pytest.mark.parametrize("length", [0, 32, 48, 79, 81, 160])
 def test_a_proof_of_another_length_is_none(length):
     assert vrf_output(KEY.public, b"alpha", (PROOF * 2)[:length]) is None
+    assert vrf_output(KEY.public, b"alpha", PROOF[:length].ljust(length, b"\0")) is None
 
 
 def test_s_must_be_reduced():
