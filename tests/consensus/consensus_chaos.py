@@ -43,7 +43,15 @@ def chaos(seed: int, honest: type[Consensus] = Consensus) -> World:
         partitions=partitions,
     )
     world.liars = liars
-    world.begin()
+    try:
+        _run(world.begin(), dice)
+    except BaseException:
+        world.end()
+        raise
+    return world
+
+
+def _run(world: World, dice: random.Random) -> None:
     crashes = sorted(dice.uniform(0, TROUBLE) for _ in range(dice.randrange(6)))
     down = []
     for when in [*crashes, TROUBLE]:
@@ -64,4 +72,3 @@ def chaos(seed: int, honest: type[Consensus] = Consensus) -> World:
         assert node.machine.place is not None, f"{node.name} was slashed"
         accused = [name for name in node.consensus.evidence if world.peer_of(name) not in world.liars]
         assert not accused, "an honest voter is accused"
-    return world

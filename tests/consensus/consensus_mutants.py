@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from coterie.ledger.shared.votes import NO_BLOCK
 from coterie.protocols.consensus import Consensus, Simplex
 
 
@@ -14,9 +13,8 @@ class Broken6(Simplex):
 
     def _on_proposed(self, proposal) -> None:
         super()._on_proposed(proposal)
-        full = proposal.full
-        tally = self.tallies.get(full.block.height)
-        if not self.over and tally is not None and full.block.height == self.height and full.block.id not in tally.blocks:
+        full, tally = proposal.full, self.tallies.get(proposal.full.block.height)
+        if tally is not None and tally.height == self.height and full.block.id not in tally.blocks:
             tally.blocks[full.block.id] = full
             self._vote("block", tally, full.block.id)
 
@@ -37,19 +35,6 @@ class Broken10(Simplex):
         return kind not in tally.mine and (kind != "block" or tally.height == self.height)
 
 
-class BrokenQuorum(Simplex):
-    """Takes two thirds for enough: 3 w >= 2 W."""
-
-    def _count(self, tally, kind, block) -> None:
-        stake, _ = tally.weight.get((kind, block), (0, 0))
-        if 3 * stake == 2 * self.state.voters.total:
-            self.height = max(self.height, tally.height + 1)
-        super()._count(tally, kind, block)
-
-
 def voter_of(machine: type[Simplex]) -> type[Consensus]:
     """A voter with this machine."""
     return type(f"Voter{machine.__name__}", (Consensus,), {"machine_type": machine})
-
-
-__all__ = ["NO_BLOCK", "Broken10", "Broken6", "Broken8", "BrokenQuorum", "voter_of"]

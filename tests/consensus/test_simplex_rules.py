@@ -5,7 +5,7 @@ from consensus_world import GENESIS, identity
 from simplex_bench import DELAY, Bench, bench_led_by_others
 
 from coterie.errors import LedgerError
-from coterie.ledger.shared import FullSharedBlock, Proposal, QuorumRule, SharedBlock, Vote
+from coterie.ledger.shared import FullSharedBlock, QuorumRule, SharedBlock, Vote
 from coterie.protocols.consensus import steps
 
 FOUR = [1, 1, 1, 1]
@@ -154,8 +154,8 @@ def test_rule_8_final_on_a_notarised_block_and_not_after_a_dummy_vote():
 def test_rule_8_no_final_vote_without_a_quorum():
     bench = bench_led_by_others(FOUR)
     full = bench.block(1)
-    bench.propose(full)
-    assert [vote.kind for vote in bench.told(did=bench.votes(["p1"], "block", 1, full.block.id))] == []
+    did = bench.propose(full) + bench.votes(["p1"], "block", 1, full.block.id)
+    assert [vote.kind for vote in bench.told(did=did)] == ["block"]
 
 
 def test_rule_8_the_certificate_goes_to_those_who_have_not_shown_that_they_know():
