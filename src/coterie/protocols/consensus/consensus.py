@@ -29,6 +29,7 @@ from coterie.ledger.shared import (
     Proposal,
     SharedLedger,
     Vote,
+    check_block,
 )
 from coterie.protocols.consensus import log, steps
 from coterie.protocols.consensus.application import Application, Payload, View
@@ -236,10 +237,8 @@ class Consensus:
             message = ConsensusCertificate(what)
         if isinstance(what, Vote | Proposal) and not self.machine.votes:
             return  # it is not in the log
-        for place in range(len(self.machine.state.voters)) if to is None else to:
-            whom = self._peer_at(place)
-            if whom is not None and whom != self.peer.id:
-                self.peer.send(whom, message)
+        whom = self.others() if to is None else [peer for place in to if (peer := self._peer_at(place)) is not None]
+        self.peer.send_all(whom, message)
 
     def _want(self, stood: tuple[int, int]) -> None:
         if self.stands == stood:
@@ -271,7 +270,8 @@ class Consensus:
         self.step(steps.Due(view.height))
 
     async def _judge(self, view: View, full: FullSharedBlock) -> None:
-        if await self.application.accepts(view, full.block, full.read_records()):
+        checked = check_block(view.state, full, self.ledger.known)  # has been done, and is remembered
+        if await self.application.accepts(view, checked.block, checked.records):
             self.step(steps.Judged(view.height, full.block.id))
 
     async def _draft(self, draft: steps.Draft) -> None:
