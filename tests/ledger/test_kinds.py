@@ -28,8 +28,8 @@ SAYINGS = {
 }
 
 
-def spent(peer, uses, epsilon, budget="labels", delta=1e-5):
-    return ROUNDS.record(peer, Privacy(budget=budget, uses=uses, epsilon=epsilon, delta=delta), time=1)
+def spent(peer, uses, epsilon, budget="labels", delta=1e-5, time=1):
+    return ROUNDS.record(peer, Privacy(budget=budget, uses=uses, epsilon=epsilon, delta=delta), time=time)
 
 
 @pytest.mark.parametrize("kind", SAYINGS)
@@ -95,6 +95,18 @@ def test_a_total_that_falls_is_told(later):
         tally.add(record)
     assert tally.spent[ANN.id]["labels"].fell
     assert "an earlier total was higher" in "\n".join(tally.lines())
+
+
+def test_a_record_that_somebody_repeats_accuses_nobody():
+    first, second = spent(ANN, 2, 0.5, time=10), spent(ANN, 5, 0.9, time=20)
+    for order in ([first, second, first], [second, first], [first, first, second, second]):
+        tally = Tally()
+        for record in order:
+            tally.add(record)
+        found = tally.spent[ANN.id]["labels"]
+        assert (found.last.uses, found.fell) == (5, False)
+    tally.add(spent(ANN, 6, 1.0, time=15))  # more than the later one says
+    assert tally.spent[ANN.id]["labels"].fell
 
 
 def test_another_delta_is_another_reckoning():

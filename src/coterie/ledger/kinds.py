@@ -132,6 +132,8 @@ class Spending:
     """What an author says it has spent of one budget."""
 
     last: Privacy
+    """By the author's time, wherever the record stands: anybody may record it once more."""
+    time: int
     fell: bool = False
     """Whether a later total was lower than an earlier one: then the author contradicts itself."""
 
@@ -148,7 +150,7 @@ class Tally:
     """By author and budget."""
 
     def add(self, record: Record) -> None:
-        """Count a checked record; an author's own come in its order."""
+        """Count a checked record."""
         try:
             says = ROUNDS.read(record)
         except LedgerError:
@@ -158,15 +160,16 @@ class Tally:
             return
         self.counts[record.kind] = self.counts.get(record.kind, 0) + 1
         if isinstance(says, Privacy):
-            self._spend(self.spent.setdefault(record.author, {}), says)
+            self._spend(self.spent.setdefault(record.author, {}), says, record.time)
 
-    def _spend(self, budgets: dict[str, Spending], says: Privacy) -> None:
+    def _spend(self, budgets: dict[str, Spending], says: Privacy, time: int) -> None:
         known = budgets.get(says.budget)
         if known is not None:
-            less = says.uses < known.last.uses or (says.delta == known.last.delta and says.epsilon < known.last.epsilon)
-            budgets[says.budget] = Spending(says, known.fell or less)
+            earlier, later = (says, known.last) if time < known.time else (known.last, says)
+            less = later.uses < earlier.uses or (later.delta == earlier.delta and later.epsilon < earlier.epsilon)
+            budgets[says.budget] = Spending(later, max(time, known.time), known.fell or less)
         elif len(budgets) < MOST_BUDGETS:
-            budgets[says.budget] = Spending(says)
+            budgets[says.budget] = Spending(says, time)
         else:
             self.unread += 1
 
