@@ -325,6 +325,8 @@ class Consensus:
                 event, author, epoch, height = steps.Proposed(proposal), block.proposer, block.epoch, block.height
             case ConsensusCertificate(certificate):
                 event, author, epoch, height = steps.Certified(certificate), key, certificate.epoch, certificate.height
+        if self._over is None:
+            return  # this peer has not begun
         if author != key:
             raise MessageError("a vote or a proposal that is not the sender's own", where=sender)
         here = self.machine.state.epoch
