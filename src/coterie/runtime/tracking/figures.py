@@ -11,7 +11,7 @@ from typing import Any
 from coterie.runtime.results import PeerMetrics, Result
 
 Figures = dict[str, float]
-"""By name, such as ``accuracy/mean``. What is not finite is left out."""
+"""By name, such as ``accuracy/mean``. What is not finite at some honest peer is left out."""
 _CUT = 6000
 """Characters of a parameter's value: MLflow takes no more."""
 
@@ -91,7 +91,7 @@ class Rounds:
 
 
 def _spread(name: str, values: Sequence[float]) -> Figures:
-    if not values:
+    if not values or not all(map(math.isfinite, values)):
         return {}
     return {f"{name}/mean": statistics.fmean(values), f"{name}/min": min(values), f"{name}/max": max(values)}
 
