@@ -200,9 +200,7 @@ def report(
 
 @app.command(epilog="Example: coterie export runs/digits --to tensorboard  (then: tensorboard --logdir runs)")
 def export(
-    run: Annotated[
-        Path, typer.Argument(help="A run directory, or a node's home.", metavar="RUN", show_default=False)
-    ],
+    run: Annotated[Path, typer.Argument(help="A run directory, or a node's home.", metavar="RUN", show_default=False)],
     to: Annotated[
         list[str], typer.Option("--to", metavar="NAME", help="tensorboard or mlflow. Repeatable.", show_default=False)
     ],

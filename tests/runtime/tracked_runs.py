@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import coterie
 
@@ -62,6 +63,15 @@ def events(folder: Path) -> EventAccumulator:
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     read = events(folder)
     return {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def hparams(folder: Path) -> dict[str, Any]:
+    """Some of what the HPARAMS page shows."""
+    content = events(folder).PluginTagToContent("hparams")
+    assert "_hparams_/session_end_info" in content
+    begun = HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info.hparams
+    kinds = {name: getattr(begun[name], begun[name].WhichOneof("kind")) for name in begun}
+    return {name: kinds[name] for name in ("federation.peers", "model.name", "training.local_steps")}
 
 
 def require_scalars(folder: Path) -> None:

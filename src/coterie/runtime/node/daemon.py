@@ -33,6 +33,7 @@ from coterie.runtime.node.contacts import Contacts
 from coterie.runtime.node.control import ControlServer
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.messages import ReachAsk
+from coterie.runtime.node.metrics_port import MetricsPort
 from coterie.runtime.node.newcomer import new_peer
 from coterie.runtime.node.part import Part
 from coterie.runtime.node.store import FileStore
@@ -52,6 +53,7 @@ class Node:
     peer: Peer
     contacts: Contacts
     issues: Issues
+    metrics_port: MetricsPort | None
     host: Host
     join_port: JoinPort | None
     part: Part
@@ -62,6 +64,8 @@ class Node:
         self._version = 0
         self.dropped = Counter[PeerId]()
         """Frames that the transport refused, by sender."""
+        self.reasons = Counter[str]()
+        """The same, by kind."""
 
     async def run(self) -> None:
         """Until stopped, by a signal or a command. Raises a CoterieError for what keeps it from starting."""
@@ -78,6 +82,8 @@ class Node:
 
     async def _serve(self, closing: contextlib.ExitStack) -> None:
         identity, transport_key = self.identity, self.home.transport
+        self.transport_key = transport_key
+        self.metrics_port = MetricsPort(self, self.table.metrics) if self.table.metrics is not None else None
         limits = Limits(snapshot_elements=self._layouts())
         self.transport = GrpcTransport(
             identity,
@@ -87,7 +93,7 @@ class Node:
             limits,
             listen=self.table.listen,
             compression=self.table.compression,
-            dropped=lambda peer, _: self.dropped.update((peer,)),
+            dropped=self._on_dropped,
         )
         own = PeerLedger(identity, self.charter.store)
         ledger = _Ledger(own)
@@ -108,6 +114,8 @@ class Node:
         self.issues = Issues(FileStore(self.home.path / "state", Arena(memory, 1, 1), ""), now_ms)
         self.host = Host(identity, self.charter.book, self.issues, now_ms, self._brief)
         self.join_port = await self._open_join_port(transport_key)
+        if self.metrics_port is not None:
+            await self.metrics_port.start()
         control = ControlServer(self.home.socket, Commands(self).all)
         await control.start()
         loop = asyncio.get_running_loop()
@@ -129,6 +137,8 @@ class Node:
                 ("protocol", self.part.run()),
             )
         ]
+        if self.metrics_port is not None:
+            tasks.append(asyncio.create_task(self.metrics_port.watch(), name="metrics"))
         for task in tasks:
             task.add_done_callback(self._on_end)
         try:
@@ -139,6 +149,8 @@ class Node:
             await asyncio.gather(*tasks, return_exceptions=True)
             self.peer.close()
             await control.close()
+            if self.metrics_port is not None:
+                await self.metrics_port.close()
             if self.join_port is not None:
                 await self.join_port.close()
             await self.transport.close()
@@ -159,6 +171,10 @@ class Node:
 
     def _receive(self, sender: PeerId, frame: Frame) -> None:
         self.peer.receive(sender, frame)
+
+    def _on_dropped(self, sender: PeerId, reason: str) -> None:
+        self.dropped[sender] += 1
+        self.reasons[reason.partition(":")[0]] += 1
 
     def _brief(self) -> Briefing:
         text, signature = self.home.spec_text or ("", b"")
@@ -196,6 +212,7 @@ class Node:
         self.charter.book.renew(self.identity, fresh.certificate)
         await asyncio.sleep(_HEARD)
         self.home.save_transport(fresh)
+        self.transport_key = fresh
         self.transport.rotate(fresh)
         if self.join_port is not None:
             self.join_port.rotate(fresh)
@@ -226,16 +243,19 @@ class _Ledger:
             del self._waiting[0]
 
 
-def run_node(path: Path) -> None:
-    """Run the node of a home until it is stopped, on uvloop where there is one."""
+def run_node(path: Path, metrics: str | None = None) -> None:
+    """Run the node of a home until it is stopped, on uvloop where there is one. ``metrics``: the setting of this name, instead."""
     home = Home(path)
     try:
         import uvloop
     except ImportError:
-        asyncio.run(_run(home))
+        asyncio.run(_run(home, metrics))
     else:
-        uvloop.run(_run(home))
+        uvloop.run(_run(home, metrics))
 
 
-async def _run(home: Home) -> None:
-    await Node(home).run()
+async def _run(home: Home, metrics: str | None) -> None:
+    node = Node(home)
+    if metrics is not None:
+        node.table = node.table.model_copy(update={"metrics": metrics})
+    await node.run()

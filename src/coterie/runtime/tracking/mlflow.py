@@ -23,12 +23,12 @@ os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a user who names a f
 if not os.environ.get("MLFLOW_TRACKING_URI") and importlib.util.find_spec("sqlalchemy") is None:
     os.environ["MLFLOW_TRACKING_URI"] = "mlruns"  # MLflow's own default is a database, which mlflow-skinny cannot open
 
-import mlflow  # noqa: E402 - it reads the environment
-from mlflow.entities import Metric, Param, RunStatus, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
+import mlflow
+from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
 
-from coterie.runtime.results import RunDirectory, json_text  # noqa: E402
-from coterie.runtime.tracking.figures import Figures, of_result, parameters  # noqa: E402
+from coterie.runtime.results import RunDirectory, json_text
+from coterie.runtime.tracking.figures import Figures, of_result, parameters
 
 _BATCH = 50
 """Parameters, or rounds, in a request: MLflow takes 100 parameters and 1000 figures."""
@@ -70,7 +70,10 @@ class MLflow:
                     figures = of_result(result)
                     known = self._client.get_run(self._id).data.metrics
                     metrics = [Metric(n, value, now, max(last, 0)) for n, value in figures.items() if n not in known]
-                    tags = [RunTag("coterie.model_hash", result.model_hash), RunTag("coterie.spec_hash", result.spec_hash)]
+                    tags = [
+                        RunTag("coterie.model_hash", result.model_hash),
+                        RunTag("coterie.spec_hash", result.spec_hash),
+                    ]
                     self._client.log_batch(self._id, metrics=metrics, tags=tags)
                 interrupted = (result.error or {}).get("code") == "interrupted"
                 status = RunStatus.FINISHED if result.ok else RunStatus.KILLED if interrupted else RunStatus.FAILED
