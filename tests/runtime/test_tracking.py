@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import tracked_runs as runs
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
 import coterie
+from coterie.cli import app
 from coterie.errors import DataError, OutputError, SpecError
 from coterie.runtime.results import RunDirectory
 from coterie.runtime.tracking import export, feeders
@@ -151,7 +153,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
 
 def test_a_finished_run_is_exported(tmp_path: Path, plain: Path) -> None:
     for _ in range(2):
-        assert export(plain, ["tensorboard"]) == [f"{plain}: {plain}/tensorboard"]
+        assert export(plain, ["tensorboard"]) == [f"Wrote {plain}/tensorboard"]
         runs.require_scalars(plain)
     with pytest.raises(DataError, match="no such run"):
         export(tmp_path / "none", ["tensorboard"])
@@ -162,6 +164,30 @@ def test_a_finished_run_is_exported(tmp_path: Path, plain: Path) -> None:
     (blocked / "tensorboard").write_text("in the way")
     with pytest.raises(OutputError, match="tensorboard"):
         export(blocked, ["tensorboard"])
+
+
+def test_real_nodes_are_tracked_too(tmp_path: Path) -> None:
+    sets = ["federation.peers=2", "federation.rounds=2", "model.name=softmax"]
+    coterie.run(sets=sets, out=tmp_path / "run", on="processes", track=["tensorboard"])
+    runs.require_scalars(tmp_path / "run")
+    home = tmp_path / "run/nodes/peer-0"
+    done = CliRunner().invoke(app, ["export", str(home), "--to", "tensorboard"])
+    assert (done.exit_code, done.output) == (0, f"Wrote {home}/tensorboard\n")
+    runs.require_scalars(home)
+
+
+def test_a_feeder_ends_with_its_run(tmp_path: Path, plain: Path) -> None:
+    command = [sys.executable, "-m", "coterie.runtime.tracking", "tensorboard", str(plain), "4"]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=120).returncode == 0
+
+
+def test_the_options_of_the_commands(tmp_path: Path) -> None:
+    sets = [part for key in runs.SETS for part in ("--set", key)]
+    out = str(tmp_path / "run")
+    done = CliRunner().invoke(app, ["run", *sets, "--workers", "0", "--out", out, "--track", "tensorboard"])
+    assert done.exit_code == 0, done.output
+    runs.require_scalars(tmp_path / "run")
+    assert CliRunner().invoke(app, ["export", out, "--to", "nowhere"]).exit_code == 2
 
 
 def test_an_unknown_tracker_is_named(tmp_path: Path) -> None:

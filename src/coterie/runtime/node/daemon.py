@@ -244,7 +244,10 @@ class _Ledger:
 
 
 def run_node(path: Path, metrics: str | None = None) -> None:
-    """Run the node of a home until it is stopped, on uvloop where there is one. ``metrics``: the setting of this name, instead."""
+    """Run the node of a home until it is stopped, on uvloop where there is one.
+
+    ``metrics``: goes before the setting of this name.
+    """
     home = Home(path)
     try:
         import uvloop

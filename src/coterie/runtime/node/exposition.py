@@ -88,12 +88,14 @@ class Exposition(Collector):
 
     def _refused(self) -> Iterator[Metric]:
         node = self._node
-        found = node.reasons + getattr(node.peer.metrics, "reasons", Counter[str]())
+        found = Counter[str](getattr(node.peer.metrics, "reasons", {}))
+        found.update(node.reasons)
         reasons = Total("coterie_refused", "Frames and vectors refused, by reason.", labels=("reason",))
         for reason, count in found.most_common(_REASONS):
             reasons.add_metric((reason,), count)
         yield reasons
-        refused = node.dropped + Counter(getattr(node.peer.metrics, "refused", {}))
+        refused = Counter[str](getattr(node.peer.metrics, "refused", {}))
+        refused.update(node.dropped)
         senders = Total("coterie_refused_of_member", "The same, by sender.", labels=("member",))
         for peer in node.charter.membership.members:
             if peer in refused:

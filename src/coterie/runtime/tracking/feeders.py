@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -74,15 +75,23 @@ def export(directory: Path, names: Sequence[str]) -> list[str]:
         for name in wanted:
             feeder = _Feeder(name, one.path, max(1, peers), quiet=True)
             feeder.finish()
-            feeder.wait(None)
+            feeder.wait(long=True)
             if feeder.trouble or feeder.failed:
                 raise OutputError(
                     feeder.trouble or "it could not be exported",
                     where=name,
                     remedy="Mend that, and export it again: what is there already is not sent twice.",
                 )
-            told.append(f"{one.path}: {one.path / 'tensorboard'}" if name == "tensorboard" else f"{one.path}: MLflow")
+            told.append(_gone(name, one.path))
     return told
+
+
+def _gone(name: str, folder: Path) -> str:
+    """Where the figures of a run have gone."""
+    if name == "tensorboard":
+        return f"Wrote {folder / 'tensorboard'}"
+    record = json.loads((folder / "mlflow.json").read_text())
+    return f"{folder} is run {record['run_id']} at {record['tracking_uri']}"
 
 
 class _Feeder:
@@ -126,13 +135,13 @@ class _Feeder:
             except OSError:
                 pass  # it has ended: ``wait`` tells
 
-    def wait(self, patience: float | None = 0.0) -> None:
-        """Until it has ended; or for a while, and no longer. ``patience``: None waits for ever."""
+    def wait(self, *, long: bool = False) -> None:
+        """Until it has ended; by default for a while, and no longer: then it is killed."""
         process = self._process
         if process is None:
             return
         try:
-            process.wait(None if patience is None else max(0.1, self._until - time.monotonic()))
+            process.wait(None if long else max(0.1, self._until - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._say("it has not taken everything in time")
         finally:
@@ -142,10 +151,8 @@ class _Feeder:
             self._listener.join()
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
-                    try:
+                    with suppress(OSError):
                         stream.close()
-                    except OSError:
-                        pass
         if process.returncode:
             self._say("the process that feeds it has ended")
 
