@@ -27,7 +27,7 @@ COMMANDS = (
     "matrix",
     "report",
     "reproduce",
-    "datasets",
+    "datasets", "export",
     "protocols",
     "rules",
     "attacks",
