@@ -207,18 +207,20 @@ def test_run_says_what_came_of_it(stand_in, folder):
     ((args, kwargs),) = calls
     assert args == (None,)
     assert isinstance(kwargs.pop("progress"), Quiet)
-    assert kwargs == {"sets": (), "seeds": None, "out": None, "data_dir": None, "on": "sim", "workers": None}
+    untold = {"seeds": None, "out": None, "data_dir": None, "workers": None}
+    assert kwargs == {"sets": (), "on": "sim", "track": (), **untold}
 
 
 def test_run_hands_its_options_on(stand_in):
     calls = stand_in(GOOD)
     done = call(
         "run", "a.toml", "--set", "federation.peers=3", "--set", "model.name=mlp", "--seed", "1, 2,3", "--out", "o",
-        "--data-dir", "d", "--workers", "2",
+        "--data-dir", "d", "--workers", "2", "--track", "mlflow",
     )  # fmt: skip
     assert done.exit_code == 0
     ((args, kwargs),) = calls
     assert args == (Path("a.toml"),)
+    assert kwargs.pop("track") == ["mlflow"]
     assert isinstance(kwargs.pop("progress"), RichProgress)
     assert list(kwargs.pop("sets")) == ["federation.peers=3", "model.name=mlp"]
     assert kwargs == {"seeds": [1, 2, 3], "out": Path("o"), "data_dir": Path("d"), "on": "sim", "workers": 2}
