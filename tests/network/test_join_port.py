@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from network_world import run, until
 
-from coterie.errors import CoterieError, IdentityError, PeerUnreachable, RunError, SpecError
+from coterie.errors import CoterieError, IdentityError, NetworkError, PeerUnreachable, RunError
 from coterie.identity import Identity, TransportKey
 from coterie.network.join import JoinLimits, JoinPort, call_join
 from coterie.network.join import _network as network
@@ -100,7 +100,7 @@ def test_where_nobody_listens():
         with pytest.raises(PeerUnreachable, match="no answer") as error:
             await call_join(address, fingerprint, b"x", 5.0)
         assert error.value.remedy
-        with pytest.raises(SpecError, match="not an address"):
+        with pytest.raises(NetworkError, match="does not end in a port"):
             await call_join("nonsense", fingerprint, b"x", 5.0)
 
     run(test)

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from coterie.errors import IdentityError, PeerUnreachable, RunError
 from coterie.identity import TransportKey
-from coterie.network.addresses import split_address
+from coterie.network.addresses import Address
 from coterie.network.limits import TokenBucket
 
 log = logging.getLogger("coterie.network")
@@ -70,8 +70,8 @@ class JoinPort:
     def __init__(
         self, transport_key: TransportKey, handler: Handler, listen: str, limits: JoinLimits | None = None
     ) -> None:
-        """Raises SpecError for a wrong address."""
-        self._host, self._asked_port = split_address(listen, "join port")
+        """Raises NetworkError for a wrong address."""
+        self._listen = Address.parse(listen, to_listen=True)
         self._handler, self._limits = handler, limits or JoinLimits()
         self._context = _server_context(transport_key)
         rate = self._limits.calls_a_second
@@ -89,14 +89,14 @@ class JoinPort:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(
-                self._host, self._asked_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                self._listen.host, self._listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
             family, _, _, _, where = found[0]
             self._socket = socket.create_server(where[:2], family=family, backlog=_BACKLOG)
         except OSError as error:
             raise RunError(
                 f"the join port cannot be opened: {error.strerror or error}",
-                where=f"{self._host}:{self._asked_port}",
+                where=str(self._listen),
                 remedy="Choose another port, or end the process that has it.",
             ) from None
         self._socket.setblocking(False)
@@ -200,12 +200,12 @@ async def call_join(address: str, fingerprint: bytes, request: bytes, timeout: f
     """Ask the port at ``address`` ("host:port"), whose certificate has this SHA-256 ``fingerprint``.
 
     ``timeout`` in seconds. Raises IdentityError where another certificate is shown, before anything is sent;
-    PeerUnreachable where nobody answers, or the port will not; SpecError for a wrong address.
+    PeerUnreachable where nobody answers, or the port will not; NetworkError for a wrong address.
     """
-    host, port = split_address(address, "join port")
+    where = Address.parse(address)
     try:
         async with asyncio.timeout(timeout):
-            return await _call(host, port, fingerprint, request)
+            return await _call(where.host, where.port, fingerprint, request)
     except TimeoutError:
         raise PeerUnreachable(f"no answer within {timeout:g} s", where=address, remedy=_REMEDY) from None
     except (OSError, EOFError, ssl.SSLError) as error:

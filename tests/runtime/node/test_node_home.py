@@ -155,9 +155,30 @@ def test_a_protocol_goes_on_where_the_disk_takes_no_more(tmp_path: Path, arena: 
     store = StateStore(tmp_path / "state", arena, LAYOUT)
     store.put("gossip", {"round": 1})
     assert store.get("gossip") == {"round": 1}
+    store.close()
+    assert not (tmp_path / "state").is_dir()
     (tmp_path / "state").unlink()
+    store = StateStore(tmp_path / "state", arena, LAYOUT)
     store.put("gossip", {"round": 2})
+    store.close()
     assert StateStore(tmp_path / "state", arena, LAYOUT).get("gossip") == {"round": 2}
+
+
+def test_the_last_of_many_values_is_on_disk_as_it_was_when_it_was_put(tmp_path: Path, arena: Arena) -> None:
+    store, rows = StateStore(tmp_path, arena, LAYOUT), torch.zeros(1000)
+    for number in range(50):
+        snapshot = SharedSnapshot(arena, LAYOUT)
+        snapshot.tensor().fill_(number)
+        store.put("gossip", {"round": number, "rows": rows, "vector": snapshot})
+        rows += 1  # a rule may go on with its own tensors
+        del snapshot
+    with pytest.raises(PluginError, match="set"):
+        store.put("gossip", {1, 2})
+    store.close()
+    found = StateStore(tmp_path, arena, LAYOUT).get("gossip")
+    assert found["round"] == 49
+    assert torch.equal(found["rows"], torch.full((1000,), 49.0))
+    assert torch.equal(found["vector"].tensor(), torch.full((50,), 49.0))
 
 
 def test_hashes_are_those_of_the_bytes(arena: Arena) -> None:

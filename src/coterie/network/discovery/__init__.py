@@ -4,7 +4,7 @@ A found address is only somewhere to dial; TLS then proves whose key answers the
 cost dials that fail, within limits, and can hide a peer from those who have no other way to it; it cannot pose as one.
 """
 
-from coterie.network.discovery.addresses import Address
+from coterie.network.addresses import Address
 from coterie.network.discovery.announcement import Announcement, dht_seed
 from coterie.network.discovery.book import AddressBook, BookLimits, Source
 from coterie.network.discovery.book_file import load_book, save_book

@@ -23,8 +23,8 @@ from nacl.signing import SigningKey
 
 from coterie.errors import CoterieError, MessageError, NetworkError
 from coterie.identity import Identity, verify
+from coterie.network.addresses import MOST_CHARACTERS, Address
 from coterie.network.codec import WIRE_VERSION
-from coterie.network.discovery.addresses import MOST_CHARACTERS, Address
 from coterie.network.discovery.rendezvous import SEAL_BYTES
 
 MOST_BYTES = 1000 - len("996:") - SEAL_BYTES

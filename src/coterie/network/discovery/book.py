@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from coterie.identity import PeerId
-from coterie.network.discovery.addresses import Address
+from coterie.network.addresses import Address
 from coterie.network.discovery.announcement import Announcement
 
 

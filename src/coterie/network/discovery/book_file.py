@@ -9,7 +9,7 @@ import msgspec
 
 from coterie.errors import CoterieError
 from coterie.identity import is_peer_id
-from coterie.network.discovery.addresses import Address
+from coterie.network.addresses import Address
 from coterie.network.discovery.announcement import Announcement
 from coterie.network.discovery.book import AddressBook, Entry, Source
 from coterie.network.discovery.files import replace_file

@@ -22,7 +22,7 @@ from typing import Any
 from nacl.signing import SigningKey
 
 from coterie.errors import NetworkError
-from coterie.network.discovery.addresses import Address
+from coterie.network.addresses import Address
 from coterie.network.discovery.table import (
     address_or_none,
     libtorrent,

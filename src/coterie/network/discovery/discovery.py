@@ -25,7 +25,7 @@ from pathlib import Path
 
 from coterie.errors import CoterieError, MessageError, OutputError
 from coterie.identity import Identity, PeerId
-from coterie.network.discovery.addresses import Address
+from coterie.network.addresses import Address
 from coterie.network.discovery.announcement import Announcement, dht_seed
 from coterie.network.discovery.book import AddressBook, Source
 from coterie.network.discovery.book_file import save_book

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from coterie.network.discovery.addresses import MOST_CHARACTERS
+from coterie.network.addresses import MOST_CHARACTERS
 from coterie.network.discovery.announcement import MOST_BYTES
 from coterie.network.messages import Message, message
 

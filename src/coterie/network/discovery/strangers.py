@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from coterie.network.discovery.addresses import Address
+from coterie.network.addresses import Address
 
 
 @dataclass(frozen=True)

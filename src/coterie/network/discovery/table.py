@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.errors import CoterieError, NetworkError, OutputError
-from coterie.network.discovery.addresses import Address
+from coterie.network.addresses import Address
 from coterie.network.discovery.files import replace_file
 
 MOST_SAVED = 256

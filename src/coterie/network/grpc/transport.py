@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from coterie.errors import IdentityError
 from coterie.identity import Identity, PeerId, TransportKey
-from coterie.network.addresses import check_address
+from coterie.network.addresses import Address
 from coterie.network.codec import Frame
 from coterie.network.compression import Compression, encoding
 from coterie.network.grpc.dialling import Dialler
@@ -54,12 +54,10 @@ class GrpcTransport:
         dropped: Callable[[PeerId, str], None] | None = None,
         compression: Compression = "none",
     ) -> None:
-        """Raises IdentityError for a transport key of another peer, SpecError for a wrong address."""
+        """Raises IdentityError for a transport key of another peer, NetworkError for a wrong address."""
         _require_own(identity, transport_key)
-        self._listen = check_address(listen, "listen") if listen is not None else None
-        self._addresses = {
-            peer: check_address(address, f"address of {peer[:12]}") for peer, address in addresses.items()
-        }
+        self._listen = str(Address.parse(listen, to_listen=True)) if listen is not None else None
+        self._addresses = {peer: str(Address.parse(address)) for peer, address in addresses.items()}
         limits = limits or Limits()
         self._station = Station(identity, transport_key, members, receive, limits, dropped, encoding(compression))
         self._links: dict[PeerId, Link] = {}
@@ -160,11 +158,11 @@ class GrpcTransport:
             link.renew()
 
     def set_address(self, peer: PeerId, address: str | None) -> None:
-        """Where ``peer`` can be dialled: "host:port", or None for nowhere. Raises SpecError."""
+        """Where ``peer`` can be dialled: "host:port", or None for nowhere. Raises NetworkError."""
         if address is None:
             self._addresses.pop(peer, None)
         else:
-            self._addresses[peer] = check_address(address, f"address of {peer[:12]}")
+            self._addresses[peer] = str(Address.parse(address))
         if peer in self._links or (address is not None and self._dialler.keeps):
             link = self._link(peer)
             if link is not None:

@@ -9,6 +9,9 @@ worth nothing for another key or certificate. The newcomer's own signature cover
 
 Where the policy needs more signatures, ``Welcome.missing`` says how many, and the newcomer asks again later.
 
+An invitation that replaces the founder is for one who holds recovery keys (``recovering``): it asks for the records
+(``RecoveryRequest``), and then brings its own, signed by those keys, which this peer keeps if they count.
+
 Threat model. *Anybody* can reach the port: without a proof it gets one and the same refusal, whatever is wrong, and
 after ``MOST_FAILURES`` of them a minute its address is not listened to; a secret of 128 bits is not guessed. *A thief
 of the text* can use it first, under its own key, and the rightful newcomer is then told so; not after it was used. *A
@@ -27,23 +30,28 @@ from collections.abc import Callable
 
 import msgspec
 
-from coterie.errors import CoterieError
-from coterie.identity import Identity, verify
+from coterie.errors import CoterieError, LedgerError, MembershipError
+from coterie.identity import Identity, PeerId, TransportKey, verify
+from coterie.ledger.records import Record
 from coterie.protocols.membership.book import Book
 from coterie.protocols.membership.graph import Node
 from coterie.protocols.membership.issued import Issued, Issues
 from coterie.protocols.membership.join_messages import (
     MOST_ANSWER_BYTES,
     MOST_REQUEST_BYTES,
+    Briefing,
+    History,
     JoinRequest,
+    RecoveryRequest,
     Refused,
     Welcome,
     claim_of,
     encoder,
+    recovery_claim,
     requests,
     signed_part,
 )
-from coterie.protocols.membership.records import Admission, Succession
+from coterie.protocols.membership.records import KIND_OF, Admission, Consent, Countersignature, Succession
 
 MOST_FAILURES = 10
 """Of one address in ``_WINDOW_MS``; more are refused unread."""
@@ -52,6 +60,7 @@ _MOST_ADDRESSES = 4096
 _PIECE_BYTES = MOST_ANSWER_BYTES // 2
 _REFUSED = "refused"
 """All that is said to one who has not proved that it holds an invitation."""
+_RECOVERY_KINDS = (KIND_OF[Succession], KIND_OF[Countersignature])
 _log = logging.getLogger(__name__)
 
 
@@ -66,8 +75,16 @@ class _Refusal(Exception):
 class Host:
     """An inviter's side of the conversation: ``answer`` is what its join port calls."""
 
-    def __init__(self, identity: Identity, book: Book, issues: Issues, now: Callable[[], int]) -> None:
-        self.identity, self.book, self.issues, self._now = identity, book, issues, now
+    def __init__(
+        self,
+        identity: Identity,
+        book: Book,
+        issues: Issues,
+        now: Callable[[], int],
+        brief: Callable[[], Briefing] = Briefing,
+    ) -> None:
+        """``brief``: what newcomers are told beside the records."""
+        self.identity, self.book, self.issues, self._now, self._brief = identity, book, issues, now, brief
         self._failures = _Failures(now)
 
     async def answer(self, data: bytes, address: str) -> bytes:
@@ -83,8 +100,52 @@ class Host:
             _log.warning("join refused: %s, from %s", refusal, host)
             return encoder.encode(Refused(refusal.told[:300]))
 
-    def _answer(self, data: bytes) -> Welcome:
+    def require_right(self, replaces: PeerId) -> None:
+        """Raise MembershipError where an invitation of this peer's could not be used: it has not the right.
+
+        ``replaces``: whom the invited one succeeds, or empty. For the founder's successor recovery keys must sign.
+        """
+        policy, founder = self.book.replay.genesis.policy, self.book.membership.founder
+        if replaces and replaces == founder:
+            if not policy.recovery:
+                raise MembershipError(
+                    "the federation was founded without recovery keys, and nobody else can replace the founder",
+                    where="invite",
+                    remedy="The members stay as they are; to admit others, found a new federation.",
+                )
+            return
+        newcomer = Identity.generate()
+        certificate, key = TransportKey.new(newcomer).certificate, bytes.fromhex(newcomer.id)
+        consent = Consent(self.book.federation, self.identity.id, key, certificate.fingerprint, "newcomer")
+        request = JoinRequest(
+            federation=self.book.federation,
+            invitation=key,
+            peer=newcomer.id,
+            certificate=certificate.der,
+            binding=certificate.signature,
+            name="newcomer",
+            consent=consent.sign(newcomer),
+            nonce=bytes(16),
+            proof=bytes(64),
+            start=0,
+            signature=bytes(64),
+        )
+        try:
+            self.book.draft(self.identity, self._deed(request, Issued(newcomer.id, self._now() + 1, replaces)))
+        except MembershipError as error:
+            raise MembershipError(
+                f"nobody could join by an invitation of this peer's: {error.what.removeprefix('that would not count: ')}",
+                where="invite",
+                remedy="Let a member invite who may, by the policy that the federation was founded with.",
+            ) from None
+
+    def _answer(self, data: bytes) -> Welcome | History:
         request, entry = self._proved(data)
+        if isinstance(request, RecoveryRequest):
+            return self._recover(request, entry)
+        if entry.replaces and entry.replaces == self.book.membership.founder:
+            told = "this invitation is for the founder's successor, who uses it with 'coterie federation recover'"
+            raise _Refusal(told, f"{told}: {request.peer[:12]}")
         if entry.used_by not in ("", request.peer):
             told = "the invitation was used by another key"
             raise _Refusal(told, f"{told}: {entry.used_by[:12]}, not {request.peer[:12]}")
@@ -93,7 +154,31 @@ class Host:
             node = self._admit(request, entry)
         return self._welcome(request, node)
 
-    def _proved(self, data: bytes) -> tuple[JoinRequest, Issued]:
+    def _recover(self, request: RecoveryRequest, entry: Issued) -> History:
+        """Take what recovery keys have signed, and show the records."""
+        if not entry.replaces:
+            told = "this invitation is for a newcomer, who uses it with 'coterie federation join'"
+            raise _Refusal(told, told)
+        if entry.expires < self._now():
+            raise _Refusal("the invitation has ended", "the invitation has ended, for a recovery")
+        try:
+            records = [Record.decode(data) for data in request.records]
+            if records:
+                self._require_recovery(records)
+                self.book.accept(records)
+        except (LedgerError, MembershipError) as error:
+            raise _Refusal(error.what, f"a recovery: {error.what}") from None
+        for record in records:
+            _log.warning("a recovery key has signed: %s", record.where)
+        found, total = self._records(request.start)
+        return History(self.book.replay.graph.genesis.encode(), request.start, total, found, self._brief())
+
+    def _require_recovery(self, records: list[Record]) -> None:
+        for record in records:
+            if record.author not in self.book.replay.genesis.policy.recovery or record.kind not in _RECOVERY_KINDS:
+                raise MembershipError("it is not signed by a recovery key, or does something else", where=record.where)
+
+    def _proved(self, data: bytes) -> tuple[JoinRequest | RecoveryRequest, Issued]:
         """The request, if it proves that its sender holds an invitation of this peer's."""
         if len(data) > MOST_REQUEST_BYTES:
             raise _Refusal(_REFUSED, f"{len(data)} bytes are no request")
@@ -106,6 +191,10 @@ class Host:
         entry = self.issues.find(request.invitation.hex())
         if entry is None:
             raise _Refusal(_REFUSED, "an invitation that was never issued here, or ended")
+        if isinstance(request, RecoveryRequest):
+            if not verify(entry.key, "recovery", recovery_claim(request, self.identity.id), request.proof):
+                raise _Refusal(_REFUSED, "the proof of the invitation is wrong")
+            return request, entry
         if not verify(entry.key, "invitation", claim_of(request, self.identity.id), request.proof):
             raise _Refusal(_REFUSED, "the proof of the invitation is wrong")
         if not verify(request.peer, "join request", signed_part(request), request.signature):
@@ -163,21 +252,27 @@ class Host:
         if pending is None and not membership.is_member(request.peer):
             reason = membership.rejected.get(node.id, "that peer is no longer a member")
             raise _Refusal(reason, f"{reason}: {request.peer[:12]}")
-        records, room = [], _PIECE_BYTES
-        for found in self.book.log(request.start, self.book.size):
-            data = found.record.encode()
-            room -= len(data)
-            if room < 0:
-                break
-            records.append(data)
+        records, total = self._records(request.start)
         return Welcome(
             genesis=self.book.replay.graph.genesis.encode(),
             admission=node.id,
             missing=pending.needed - pending.signed if pending else 0,
             start=request.start,
-            total=self.book.size,
+            total=total,
             records=records,
+            briefing=self._brief(),
         )
+
+    def _records(self, start: int) -> tuple[list[bytes], int]:
+        """As many records from ``start`` on as fit in an answer, and how many there are."""
+        records, room = [], _PIECE_BYTES
+        for found in self.book.log(start, self.book.size):
+            data = found.record.encode()
+            room -= len(data)
+            if room < 0:
+                break
+            records.append(data)
+        return records, self.book.size
 
 
 class _Failures:

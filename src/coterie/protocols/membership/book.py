@@ -121,20 +121,42 @@ class Book:
 
         It may need more signatures. Raises MembershipError if it would not count.
         """
-        graph = self.replay.graph
-        heads = sorted(graph.heads.values(), key=lambda node: (-node.depth, node.id))[:MOST_PARENTS]
-        time = max([self.now(), *(node.record.time for node in heads)])
-        record = Record.make(identity, KIND_OF[type(deed)], content_of(deed), [node.id for node in heads], time)
-        trial = self.replay.copy()
-        trial.add(record)
-        fault = trial.membership().rejected.get(record.id)
-        if fault:
-            raise MembershipError(f"that would not count: {fault}", where=record.where)
+        parents, time = self.follow()
+        record = Record.make(identity, KIND_OF[type(deed)], content_of(deed), parents, time)
+        self._try([record])
         return record
+
+    def follow(self) -> tuple[list[RecordId], int]:
+        """The parents, and the time in ms since 1970, of a record that follows all there is here."""
+        heads = sorted(self.replay.graph.heads.values(), key=lambda node: (-node.depth, node.id))[:MOST_PARENTS]
+        return [node.id for node in heads], max([self.now(), *(node.record.time for node in heads)])
+
+    def accept(self, records: Sequence[Record]) -> None:
+        """Keep records signed elsewhere by keys that need not be members', each after those it follows.
+
+        Raises MembershipError, and keeps none, unless each counts, or will with more signatures.
+        """
+        self._try(records)
+        for record in records:
+            outcome = self.offer(record)
+            if outcome not in ("kept", "known"):
+                raise MembershipError(f"it was not kept: {outcome}", where=record.where)
 
     def add(self, record: Record) -> None:
         """Keep a record that has just been drafted."""
         self._add(self.replay.graph.place(record))
+
+    def _try(self, records: Sequence[Record]) -> None:
+        """Raise MembershipError where one of the records would not count."""
+        trial = self.replay.copy()
+        for record in records:
+            outcome = trial.add(record)
+            if outcome == "waiting":
+                raise MembershipError("it follows records that are not here", where=record.where)
+        rejected = trial.membership().rejected
+        for record in records:
+            if record.id in rejected:
+                raise MembershipError(f"that would not count: {rejected[record.id]}", where=record.where)
 
     def _sign(self, identity: Identity, deed: Deed) -> Record:
         record = self.draft(identity, deed)

@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from coterie.errors import MembershipError
+from coterie.errors import MembershipError, NetworkError
 from coterie.identity import Identity, PeerId, is_peer_id
+from coterie.network.addresses import Address
 
 if TYPE_CHECKING:
     from random import Random
@@ -38,7 +38,6 @@ SECRET_BYTES = 16
 _FIXED = struct.Struct(">HB5s32s32s32s16s")
 _CHECKSUM = 4
 _VERSION = 1
-_CONTACT = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?):([0-9]{1,5})", re.ASCII)
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
 
@@ -141,13 +140,14 @@ def _bytes_of(text: str) -> bytes:
 
 
 def _require_contact(contact: str) -> None:
-    match = _CONTACT.fullmatch(contact)
-    if match is None or not 0 < int(match[3]) < 1 << 16:
+    try:
+        Address.parse(contact)
+    except NetworkError:
         raise MembershipError(
             f"{contact!r} is no contact",
             where="invitation",
             remedy="Write host:port, such as hospital.example.org:7801, or [2001:db8::1]:7801.",
-        )
+        ) from None
 
 
 def _wrong(what: str) -> MembershipError:

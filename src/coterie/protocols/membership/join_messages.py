@@ -8,12 +8,16 @@ import msgspec
 
 from coterie.identity import Certificate, PeerId
 from coterie.ledger.records import MOST_BYTES
+from coterie.network.addresses import MOST_CHARACTERS
 from coterie.protocols.membership.book import MOST_RECORDS
-from coterie.protocols.membership.policy import Id
+from coterie.protocols.membership.policy import MOST_RECOVERY, Id
 from coterie.protocols.membership.records import Der, Hash, Name, Signature
 
 MOST_REQUEST_BYTES = 1 << 14
 MOST_ANSWER_BYTES = 1 << 20
+
+
+_CONTACTS = msgspec.Meta(max_length=8)
 
 
 class JoinRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -35,6 +39,33 @@ class JoinRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=T
     """By the newcomer, over all the rest."""
 
 
+class RecoveryRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """What one asks who holds recovery keys: the records from ``start`` on, once ``records`` have been taken in."""
+
+    federation: Hash
+    invitation: Hash
+    nonce: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    records: Annotated[
+        tuple[Annotated[bytes, msgspec.Meta(max_length=MOST_REQUEST_BYTES)], ...],
+        msgspec.Meta(max_length=1 + MOST_RECOVERY),
+    ]
+    """A succession, and what countersigns it: signed by recovery keys."""
+    start: Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
+    proof: Signature
+    """By the invitation's key, over all the rest and the inviter."""
+
+
+class Briefing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a newcomer needs beside the records. They prove none of it: it is checked where it is used."""
+
+    spec: Annotated[str, msgspec.Meta(max_length=MOST_ANSWER_BYTES // 4)] = ""
+    """As TOML; empty where the answering peer has not got it."""
+    signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
+    """The founder's, of the spec."""
+    contacts: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=MOST_CHARACTERS)], ...], _CONTACTS] = ()
+    """Where the answering peer can be dialled as a member."""
+
+
 class Refused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     reason: Annotated[str, msgspec.Meta(max_length=300)]
 
@@ -49,6 +80,17 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     start: Annotated[int, msgspec.Meta(ge=0)]
     total: Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
     records: Annotated[list[bytes], msgspec.Meta(max_length=MOST_RECORDS)]
+    briefing: Briefing = Briefing()
+
+
+class History(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """``records`` are numbers ``start`` and following of ``total``, each after those it follows."""
+
+    genesis: Annotated[bytes, msgspec.Meta(max_length=2 * MOST_BYTES)]
+    start: Annotated[int, msgspec.Meta(ge=0)]
+    total: Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
+    records: Annotated[list[bytes], msgspec.Meta(max_length=MOST_RECORDS)]
+    briefing: Briefing = Briefing()
 
 
 def claim_of(request: JoinRequest, inviter: PeerId) -> bytes:
@@ -62,6 +104,13 @@ def signed_part(request: JoinRequest) -> bytes:
     return encoder.encode(msgspec.structs.replace(request, signature=bytes(64)))
 
 
+def recovery_claim(request: RecoveryRequest, inviter: PeerId) -> bytes:
+    """What the invitation's key signs, for the purpose "recovery"."""
+    return encoder.encode((inviter, msgspec.structs.replace(request, proof=bytes(64))))
+
+
 encoder = msgspec.msgpack.Encoder()
-requests = msgspec.msgpack.Decoder(JoinRequest)
-answers: msgspec.msgpack.Decoder[Refused | Welcome] = msgspec.msgpack.Decoder(Refused | Welcome)
+requests: msgspec.msgpack.Decoder[JoinRequest | RecoveryRequest] = msgspec.msgpack.Decoder(
+    JoinRequest | RecoveryRequest
+)
+answers: msgspec.msgpack.Decoder[Refused | Welcome | History] = msgspec.msgpack.Decoder(Refused | Welcome | History)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -15,6 +15,8 @@ from coterie.protocols.membership.book import SKEW_MS
 from coterie.protocols.membership.invitation import Invitation
 from coterie.protocols.membership.join_messages import (
     MOST_ANSWER_BYTES,
+    Briefing,
+    History,
     JoinRequest,
     Refused,
     Welcome,
@@ -29,6 +31,8 @@ from coterie.protocols.membership.replay import Membership, Replay
 if TYPE_CHECKING:
     from random import Random
 
+A = TypeVar("A", Welcome, History)
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -40,6 +44,8 @@ class Joined:
     admission: RecordId
     missing: int
     membership: Membership
+    briefing: Briefing
+    """The other side's word; see there."""
 
 
 async def join(
@@ -61,16 +67,9 @@ async def join(
         raise MembershipError("the invitation has ended", where="join", remedy="Ask for a new one, or check the clock.")
     found: list[bytes] = []
     while True:
-        answer = _read(
-            await ask(encoder.encode(_request(invitation, identity, certificate, name, len(found), secrets)))
-        )
-        if (
-            answer.start != len(found)
-            or answer.total < len(found)
-            or (not answer.records and answer.total > len(found))
-        ):
-            raise _lie("its answer does not go on where the last one ended")
-        found += answer.records
+        request = _request(invitation, identity, certificate, name, len(found), secrets)
+        answer = read_answer(await ask(encoder.encode(request)), Welcome)
+        found += what_follows(answer, len(found))
         if len(found) >= answer.total:
             return _checked(answer, found, invitation, identity.id, certificate, now())
 
@@ -99,50 +98,66 @@ def _request(
     return msgspec.structs.replace(request, signature=identity.sign("join request", signed_part(request)))
 
 
-def _read(data: bytes) -> Welcome:
+def read_answer(data: bytes, wanted: type[A]) -> A:
+    """The member's answer. Raises MembershipError where it refuses, or answers something else."""
     if len(data) > MOST_ANSWER_BYTES:
-        raise _lie("its answer is too long")
+        raise lie("its answer is too long")
     try:
         answer = answers.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _lie(f"its answer cannot be read: {str(error)[:200]!a}") from None
+        raise lie(f"its answer cannot be read: {str(error)[:200]!a}") from None
     if isinstance(answer, Refused):
         raise MembershipError(
             f"the inviter refuses: {answer.reason!r}", where="join", remedy="Ask who invited you for a new invitation."
         )
+    if not isinstance(answer, wanted):
+        raise lie("its answer is not what was asked for")
     return answer
+
+
+def what_follows(answer: Welcome | History, count: int) -> list[bytes]:
+    """The records of an answer, if they go on after the ``count`` that came before."""
+    if answer.start != count or answer.total < count or (not answer.records and answer.total > count):
+        raise lie("its answer does not go on where the last one ended")
+    return answer.records
+
+
+def replayed(invitation: Invitation, genesis: bytes, found: Sequence[bytes], now: int) -> tuple[Replay, list[Record]]:
+    """The records of an answer, each checked, from the genesis that the invitation names."""
+    try:
+        begin, records = Record.decode(genesis), [Record.decode(data) for data in found]
+        if begin.id != invitation.genesis:
+            raise lie("it speaks for another federation than the invitation")
+        replay = Replay(begin)
+    except (LedgerError, MembershipError) as error:
+        raise lie(error.what) from None
+    for record in records:
+        if record.time > now + SKEW_MS:
+            raise MembershipError("a record is from the future", where=record.where, remedy="Check this clock.")
+        if replay.add(record) != "kept":
+            raise lie("its records are not whole, or one of them is refused")
+    return replay, records
 
 
 def _checked(
     answer: Welcome, found: list[bytes], invitation: Invitation, me: PeerId, certificate: Certificate, now: int
 ) -> Joined:
     """What the answers say, if it all agrees with the invitation."""
-    try:
-        genesis, records = Record.decode(answer.genesis), [Record.decode(data) for data in found]
-        if genesis.id != invitation.genesis:
-            raise _lie("it speaks for another federation than the invitation")
-        replay = Replay(genesis)
-    except (LedgerError, MembershipError) as error:
-        raise _lie(error.what) from None
-    for record in records:
-        if record.time > now + SKEW_MS:
-            raise MembershipError("a record is from the future", where=record.where, remedy="Check this clock.")
-        if replay.add(record) != "kept":
-            raise _lie("its records are not whole, or one of them is refused")
+    replay, records = replayed(invitation, answer.genesis, found, now)
     node, membership = replay.graph.by_id.get(answer.admission), replay.membership()
     deed = node.deed if node is not None else None
     if node is None or not isinstance(deed, Admission | Succession) or node.author != invitation.inviter:
-        raise _lie("it shows no admission that the inviter has signed")
+        raise lie("it shows no admission that the inviter has signed")
     if (deed.peer, deed.certificate) != (me, certificate.der):
-        raise _lie("it has admitted another key or certificate")
+        raise lie("it has admitted another key or certificate")
     pending = membership.pending.get(node.id)
     if pending is None and not membership.is_member(me):
-        raise _lie("its records do not make this peer a member")
+        raise lie("its records do not make this peer a member")
     missing = pending.needed - pending.signed if pending else 0
-    return Joined(genesis, tuple(records), node.id, missing, membership)
+    return Joined(replay.graph.genesis, tuple(records), node.id, missing, membership, answer.briefing)
 
 
-def _lie(what: str) -> MembershipError:
+def lie(what: str) -> MembershipError:
     return MembershipError(
         f"the inviter's answer is not believed: {what}", where="join", remedy="Ask who invited you what is wrong."
     )

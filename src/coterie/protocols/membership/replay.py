@@ -79,7 +79,10 @@ class Membership:
     federation: RecordId
     founder: PeerId | None
     members: dict[PeerId, Member]
-    """In the order of their seats."""
+    """In the order of their places."""
+    places: tuple[PeerId, ...]
+    """Who has each seat that was ever taken, or had it last, in the order of seating: a successor sits where its
+    predecessor sat."""
     expelled: dict[PeerId, Removal]
     left: tuple[PeerId, ...]
     pending: dict[RecordId, Pending]
@@ -136,10 +139,11 @@ class Replay:
 def _membership(graph: Graph) -> Membership:
     judged = Judgement(graph)
     seating = Seating(judged)
+    places = _places(seating)
     members = {
         peer: _member(judged, seat)
-        for peer, seats in seating.seated.items()
-        for seat in seats
+        for peer in places
+        for seat in seating.seated[peer]
         if peer not in judged.removals and not judged.has_left(peer, seat, ALL)
     }
     nodes = graph.nodes
@@ -149,12 +153,28 @@ def _membership(graph: Graph) -> Membership:
         federation=graph.genesis.id,
         founder=judged.founder_at(ALL),
         members=members,
+        places=places,
         expelled={peer: _removal(peer, acts[0]) for peer, acts in judged.removals.items()},
         left=tuple(peer for peer in seating.seated if peer not in members and peer not in judged.removals),
         pending={nodes[i].id: Pending(q.signed(ALL), q.needed) for i, q in judged.pending.items()},
         rejected={**rejected, **graph.refused},
         waiting={name: tuple(graph.missing(record)) for name, record in graph.waiting.items()},
     )
+
+
+def _places(seating: Seating) -> tuple[PeerId, ...]:
+    places: list[PeerId] = []
+    number: dict[PeerId, int] = {}
+    for peer, seats in seating.seated.items():
+        deed = seats[0].deed
+        old = deed.old if isinstance(deed, Succession) else ""
+        if old in number:
+            number[peer] = number[old]
+            places[number[peer]] = peer
+        else:
+            number[peer] = len(places)
+            places.append(peer)
+    return tuple(places)
 
 
 def _member(judged: Judgement, seat: Node) -> Member:

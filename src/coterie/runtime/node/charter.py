@@ -64,8 +64,26 @@ class Charter:
 
     @property
     def peers(self) -> tuple[PeerId, ...]:
-        """The members in the order of their seats: the first is number 0 in the spec."""
+        """The members in the order of their seats."""
         return tuple(self.membership.members)
+
+    def others(self, own: PeerId) -> list[PeerId]:
+        """The members but this one."""
+        return [peer for peer in self.peers if peer != own]
+
+    def ever_members(self) -> set[PeerId]:
+        """Those whose chains are kept: an auditor wants those of former members too."""
+        membership = self.membership
+        return {*membership.members, *membership.expelled, *membership.left}
+
+    def roster(self, count: int) -> tuple[PeerId, ...]:
+        """Who takes part, by the numbers of the spec: the first ``count`` seats, or as many as there have been.
+
+        The place of one that is gone without a successor is taken by the next who came after those, if there is one.
+        """
+        places, members = self.membership.places, self.membership.members
+        later = [peer for peer in places[count:] if peer in members]
+        return tuple(later.pop(0) if peer not in members and later else peer for peer in places[:count])
 
     def membership_has(self, peer: PeerId) -> bool:
         """Whether this peer is in, now."""

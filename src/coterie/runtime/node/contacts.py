@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from coterie.errors import NodeError
 from coterie.identity import Identity, PeerId, short_name
@@ -53,15 +53,22 @@ class Contacts:
             self._found,
             is_member=charter.membership_has,
             dht=dht,
-            endpoints=[Address.parse(text) for text in self._endpoints()],
+            endpoints=[Address.parse(text) for text in self.endpoints()],
             contacts=[(Address.parse(text), None) for text in table.contacts],
             book_path=path,
         )
+        if table.listen is not None and not self.endpoints():
+            _log.warning("others are not told where this node listens: set announce in node.toml")
         self._probes: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._seen: frozenset[PeerId] = frozenset()
         self._dialled: dict[PeerId, float] = {}
         peer.handle(Addresses, self._discovery.told)
+
+    @property
+    def knows_anybody(self) -> bool:
+        """Whether there is an address to begin with."""
+        return bool(self._table.contacts or self._table.dht_listen or self._book.entries)
 
     async def run(self) -> None:
         """Find, and tell others what was found."""
@@ -109,29 +116,32 @@ class Contacts:
         """Where this node takes part in the table; None while it does not."""
         return (self._discovery.dht.port or None) if self._discovery.dht is not None else None
 
+    async def at_door(self, peers: Sequence[PeerId]) -> list[PeerId]:
+        """Which of these show their certificates where they are known to listen: dialled, and not met, they refuse."""
+        known, members = [peer for peer in peers if self._book.candidates(peer)], self._charter.members(0)
+        owners = await asyncio.gather(*(owner_of(self._book.candidates(peer)[0], members) for peer in known))
+        return [peer for peer, owner in zip(known, owners, strict=True) if owner == peer]
+
     def own_contact(self, port: int) -> str:
         """This machine as newcomers reach it, with ``port``. Raises NodeError where only the operator can know."""
         for text in (self._table.announce, self._table.join):
-            host = text.rpartition(":")[0] if text else ""
-            if host and host.strip("[]") not in ("0.0.0.0", "::"):  # noqa: S104 - that is the very question
-                return f"{host}:{port}"
+            if text and not _unspecified(text):
+                return str(Address.of(Address.parse(text, to_listen=True).host, port))
         raise NodeError(
             "it is not known under which address newcomers reach this node",
             where="node.toml",
             remedy='Set  announce = "host:port"  there, or give --contact host:port.',
         )
 
-    def _endpoints(self) -> list[str]:
+    def endpoints(self) -> list[str]:
         """Where others can dial this node."""
         if self._table.announce is not None:
             return [self._table.announce]
         if self._table.listen is None:
             return []
-        host = self._table.listen.rpartition(":")[0]
-        if host.strip("[]") in ("0.0.0.0", "::"):  # noqa: S104
-            _log.warning("others are not told where this node listens: set announce in node.toml")
+        if _unspecified(self._table.listen):
             return []
-        return [f"{host}:{self._transport.port}"]
+        return [str(Address.of(Address.parse(self._table.listen, to_listen=True).host, self._transport.port or 0))]
 
     def _found(self, address: Address, peer: PeerId | None) -> None:
         if peer is not None:
@@ -171,3 +181,7 @@ class Contacts:
             message = self._discovery.tell()
             for member in self._peer.secrets.sample(those, min(_FANOUT, len(those))):
                 self._peer.send(member, message)
+
+
+def _unspecified(listen: str) -> bool:
+    return Address.parse(listen, to_listen=True).host in ("0.0.0.0", "::")  # noqa: S104 - that is the very question

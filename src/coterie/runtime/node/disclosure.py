@@ -12,6 +12,7 @@ from coterie.identity import PeerId
 from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.control import call
 from coterie.runtime.node.home import Home
+from coterie.runtime.progress import size
 from coterie.runtime.work.runner import build_module
 from coterie.training.vector import VectorModule
 
@@ -28,7 +29,7 @@ def disclosure(path: Path) -> Iterator[str]:
     yield f"data         {source.data.dataset}: read on this machine, and never sent"
     yield (
         f"sent         the whole model after each of {spec.federation.rounds} rounds: {layout.size:,} numbers, "
-        f"{4 * layout.size / 1e6:.2f} MB, in the clear to the members that pull it"
+        f"{size(4 * layout.size)}, in the clear to the members that pull it"
     )
     yield "             with each model, the number of training samples here"
     yield f"to           {', '.join(others) or 'nobody yet'}; and to whoever is admitted later"

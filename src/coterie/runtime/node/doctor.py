@@ -16,6 +16,7 @@ from typing import Any
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie.errors import CoterieError, NodeError
 from coterie.identity import short_name
+from coterie.network.addresses import Address
 from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.control import call
 from coterie.runtime.node.home import Home
@@ -72,12 +73,15 @@ def _from_inside(status: dict[str, Any]) -> Iterator[Check]:
     yield Check("node", verdict, f"{state}{': ' + why if why else ''}", "See its log." if verdict == "bad" else "")
     others = [member for member in status["members"] if not member["this"]]
     reached = sum(member["answers"] for member in others)
-    yield Check(
-        "members",
-        "good" if reached == len(others) else "bad",
-        f"{reached} of {len(others)} answer",
-        "" if reached == len(others) else "Are their nodes running? May this machine dial them, or they it?",
-    )
+    refusing = [member["name"] for member in others if member.get("refuses")]
+    mend = ""
+    if refusing:
+        mend = f"{', '.join(refusing)} can be dialled and will not talk: was this peer expelled? Ask them."
+    elif reached < len(others):
+        silent = ", ".join(member["name"] for member in others if not member["answers"])
+        mend = f"Are the nodes of {silent} running? May this machine dial them, or they it?"
+    found = f"{reached} of {len(others)} others answer" if others else "no others yet"
+    yield Check("members", "bad" if mend else "good", found, mend)
     skews = [member["skew_ms"] for member in others if member["skew_ms"] is not None]
     if skews:
         middle = sorted(skews)[len(skews) // 2]
@@ -92,7 +96,8 @@ def _from_inside(status: dict[str, Any]) -> Iterator[Check]:
         yield Check("clock", "unknown", "nobody to compare with")
     reach = status["reachable"]
     if reach is None:
-        yield Check("reachable", "unknown", "it only dials out, or nobody could be asked")
+        why = "nobody could be asked" if status["listens"] else "it only dials out, which is enough"
+        yield Check("reachable", "unknown" if status["listens"] else "good", why)
     else:
         mend = "Open the port in the firewall, or set announce in node.toml to where others reach it."
         yield Check(
@@ -137,12 +142,12 @@ def _disk(path: Path) -> Check:
 
 
 def _free(address: str) -> str:
-    host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    where = Address.parse(address, to_listen=True)
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host.strip("[]"), int(port)))
+            probe.bind((where.host, where.port))
         except OSError as error:
             raise NodeError(
                 f"cannot be had: {error.strerror or error}",

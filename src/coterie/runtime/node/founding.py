@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
 from coterie import spec as specs
-from coterie.errors import CoterieError, MembershipError, PeerUnreachable
-from coterie.identity import Identity, PeerId
+from coterie.errors import MembershipError, PeerUnreachable
+from coterie.identity import Identity, PeerId, verify
 from coterie.layout import Layout
 from coterie.ledger import Record
+from coterie.network.addresses import is_address
 from coterie.network.join import call_join
-from coterie.protocols.membership import Admission, Book, Consent, Invitation, Joined, Policy, found, invite, join
+from coterie.protocols.membership import (
+    Admission,
+    Book,
+    Consent,
+    Invitation,
+    Joined,
+    Membership,
+    Policy,
+    found,
+    invite,
+    join,
+    recover,
+)
 from coterie.runtime.node.charter import Charter, begin_ledger, now_ms
 from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.node.messages import signed_spec
@@ -80,9 +94,11 @@ async def join_federation(
 
     Raises MembershipError where refused or lied to, PeerUnreachable where no contact of the invitation answers.
     """
-    home = Home.create(path, identity or Identity.generate(), table)
-    try:
-        joined = await join(
+    return await _enter(
+        path,
+        table,
+        identity or Identity.generate(),
+        lambda home: join(
             invitation,
             home.identity,
             home.transport.certificate,
@@ -90,13 +106,80 @@ async def join_federation(
             ask=_asker(invitation),
             secrets=random.SystemRandom(),
             now=now_ms,
-        )
-    except CoterieError:
+        ),
+    )
+
+
+async def recover_federation(
+    path: Path,
+    invitation: Invitation,
+    table: NodeTable,
+    keys: Sequence[Identity],
+    agree: Callable[[Membership], bool],
+    *,
+    name: str,
+    identity: Identity | None = None,
+) -> tuple[Home, Joined]:
+    """Succeed the founder, by recovery ``keys`` and any member's invitation, and make a home.
+
+    ``agree`` sees the members before anything is signed. Raises as ``join_federation``.
+    """
+    return await _enter(
+        path,
+        table,
+        identity or Identity.generate(),
+        lambda home: recover(
+            invitation,
+            home.identity,
+            home.transport.certificate,
+            name,
+            keys,
+            agree=agree,
+            ask=_asker(invitation),
+            secrets=random.SystemRandom(),
+            now=now_ms,
+        ),
+    )
+
+
+async def _enter(
+    path: Path, table: NodeTable, identity: Identity, talk: Callable[[Home], Awaitable[Joined]]
+) -> tuple[Home, Joined]:
+    """Make a home and talk to who lets it in; nothing is left of the home where that fails."""
+    home = Home.create(path, identity, table)
+    try:
+        joined = await talk(home)
+    except BaseException:
         home.discard()
         raise
     begin_ledger(path, joined.genesis, joined.records)
-    home.save(table.model_copy(update={"federation": joined.genesis.id.hex()}))
+    briefing = joined.briefing
+    contacts = table.contacts or [text for text in briefing.contacts if is_address(text)]
+    if verify(joined.genesis.author, "spec", signed_spec(joined.genesis.id, briefing.spec), briefing.signature):
+        home.save_spec(briefing.spec, briefing.signature)
+    home.save(table.model_copy(update={"federation": joined.genesis.id.hex(), "contacts": contacts}))
     return home, joined
+
+
+@contextmanager
+def recovery_keys(files: Sequence[Path]) -> Iterator[tuple[PeerId, ...]]:
+    """New recovery keys in these files, to be kept offline; their ids, as a policy names them.
+
+    The files are taken back where what follows fails. Raises IdentityError where a file is there, or cannot be made.
+    """
+    made: list[Path] = []
+    ids = []
+    try:
+        for path in files:
+            key = Identity.generate()
+            key.save(path)
+            made.append(path)
+            ids.append(key.id)
+        yield tuple(sorted(ids))
+    except BaseException:
+        for path in made:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _asker(invitation: Invitation) -> Callable[[bytes], Awaitable[bytes]]:

@@ -26,18 +26,35 @@ from typing import Annotated, Any, Literal
 
 import tomli_w
 from cryptography.hazmat.primitives import serialization
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from coterie import spec as specs
-from coterie.errors import IdentityError, NodeError, SpecError
+from coterie.errors import IdentityError, NetworkError, NodeError, SpecError
 from coterie.files import sync_folder
 from coterie.identity import Certificate, Identity, TransportKey
+from coterie.network.addresses import Address
 from coterie.registry import explain
 from coterie.spec import Spec
 
 _SOCKET_PATH = 100
 """Bytes that the path of a Unix socket may have: 107 on Linux, 103 elsewhere."""
-Endpoint = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
+
+
+def _here(text: str) -> str:
+    return _checked(text, to_listen=True)
+
+
+def _checked(text: str, *, to_listen: bool = False) -> str:
+    try:
+        return str(Address.parse(text, to_listen=to_listen))
+    except NetworkError as error:
+        raise ValueError(f"{error.what}: {error.remedy}") from None
+
+
+Listening = Annotated[str, AfterValidator(_here)]
+"""``host:port`` of this machine; 0.0.0.0 and [::] stand for all its addresses, port 0 for any."""
+Endpoint = Annotated[str, AfterValidator(_checked)]
+"""``host:port`` to be dialled."""
 
 
 class NodeTable(BaseModel):
@@ -47,15 +64,15 @@ class NodeTable(BaseModel):
 
     federation: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """Id of the genesis record: the federation."""
-    listen: Endpoint | None = None
+    listen: Listening | None = None
     """``host:port`` to accept members at; none for a site that can only dial out."""
     announce: Endpoint | None = None
     """``host:port`` at which others reach it, where that is not ``listen``."""
-    join: Endpoint | None = None
+    join: Listening | None = None
     """``host:port`` to accept newcomers at."""
     contacts: list[Endpoint] = []
     """Members' addresses to try first."""
-    dht_listen: Endpoint | None = None
+    dht_listen: Listening | None = None
     """``host:port`` (UDP) of this node in the Kademlia table; none: it takes no part in one."""
     dht: list[Endpoint] = []
     """Contacts of that table to begin with; any node of the federation that takes part will do."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from coterie.layout import Snapshot
 from coterie.runtime.work.runner import Runner
 from coterie.runtime.work.tickets import Ticket
 
@@ -18,8 +19,8 @@ class ThreadJobs:
         self._runner = runner
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="coterie-work")
 
-    async def run(self, lane: int, job: Any, cost: float, keep: object = None) -> Any:
-        return (await self._begin(Ticket(lane, job, keep=keep))).result()
+    async def run(self, lane: int, job: Any, cost: float, keep: object = None, makes: Snapshot | None = None) -> Any:
+        return (await self._begin(Ticket(lane, job, keep=(keep, makes)), makes)).result()
 
     def defer(self, lane: int, job: Any, report: Callable[[Any], None], keep: object = None) -> None:
         self._begin(Ticket(lane, job, keep=keep)).add_done_callback(lambda done: report(done.result().result()))
@@ -28,10 +29,12 @@ class ThreadJobs:
         """Wait for the job at work; those behind it are dropped."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, ticket: Ticket) -> asyncio.Future[Ticket]:
+    def _begin(self, ticket: Ticket, makes: Snapshot | None = None) -> asyncio.Future[Ticket]:
         """The ticket once it is done; it holds what the job reads, also when nobody waits any more."""
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._do, ticket)
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._do, ticket, makes)
 
-    def _do(self, ticket: Ticket) -> Ticket:
+    def _do(self, ticket: Ticket, makes: Snapshot | None) -> Ticket:
         self._runner.begin([ticket])
+        if makes is not None:
+            makes.digest()  # remembered: hashing a large model would keep the event loop from answering
         return ticket

@@ -61,8 +61,7 @@ class Life:
                 self.on_record,
             ),
         )
-        peer.members = self.ids
-        peer.neighbours = Neighbourhood(self.ids, self.topology.adjacency[index])
+        self.take_in(self.ids)
         peer.learner, peer.store, peer.metrics = learner, self.site.store, self.metrics
         peer.random, peer.returned, peer.meet = self._random(0), returned, self._meet
         peer.rounds_kept = _ROUNDS_KEPT
@@ -71,6 +70,11 @@ class Life:
         if own in self.attackers and publishes and attack is not None and falsifies(attack.component) == "own":
             traits = attack.component.traits
             peer.learner = Attacker(peer, learner, self.attackers, sees_others=traits.get("sees_others", not traits))
+
+    def take_in(self, ids: Sequence[PeerId]) -> None:
+        """Other members have some of the numbers now: a successor goes on where its predecessor was."""
+        self.ids = self.peer.members = ids
+        self.peer.neighbours = Neighbourhood(ids, self.topology.adjacency[self.number])
 
     async def run(self) -> None:
         """To the end of the protocol. Raises what went wrong in it; PluginError for a user's own."""

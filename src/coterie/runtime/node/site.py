@@ -83,6 +83,7 @@ class Site:
 
     def close(self) -> None:
         self.jobs.close()
+        self.store.close()
         self._memory.close()
 
     @property

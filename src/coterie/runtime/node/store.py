@@ -1,14 +1,17 @@
-"""A real peer's store: one file a key, replaced at once and on disk before ``put`` returns."""
+"""A real peer's store: one file a key, replaced at once or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -40,7 +43,7 @@ class _File(msgspec.Struct):
 
 
 class FileStore:
-    """Implements ``Store`` in a folder. Snapshots are held in ``arena``.
+    """Implements ``Store`` in a folder; a value is on disk when ``put`` returns. Snapshots are held in ``arena``.
 
     A damaged file is set aside, as ``KEY.damaged``, and counts as absent: the peer then comes back as one that has lost
     its memory, which protocols can bear; it does not stay away.
@@ -57,22 +60,28 @@ class FileStore:
 
     def put(self, key: str, value: Any) -> None:
         """Raises OutputError where it cannot be written; the value before is then still there."""
+        self._write(self._path(key), *self._packed(key, value))
+        self._values[key] = value
+
+    def _packed(self, key: str, value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+        """Raises PluginError for what cannot be kept."""
         packer = Packer(self._arena, where=f"the store, under {key!r}")
-        packed = packer.pack(value, "the store")
-        tensors = save({name: tensor.contiguous() for name, tensor in packer.tensors.items()})
-        content = _File(_SCHEMA, self._layout, packed, tensors, hashlib.sha256(tensors).digest())
+        return packer.pack(value, "the store"), packer.tensors
+
+    def _write(self, path: Path, packed: Any, tensors: dict[str, torch.Tensor]) -> None:
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        content = _File(_SCHEMA, self._layout, packed, data, hashlib.sha256(data).digest())
         try:
-            write_file(self._path(key), msgspec.msgpack.encode(content))
+            write_file(path, msgspec.msgpack.encode(content))
         except OSError as error:
             raise OutputError(
                 f"the peer's state cannot be written: {error.strerror or error}",
-                where=str(self._path(key)),
+                where=str(path),
                 remedy="Make room, or check the permissions; the node goes on from its last state when started again.",
             ) from error
-        self._values[key] = value
 
     def put_durably(self, key: str, value: Any) -> None:
-        FileStore.put(self, key, value)
+        self.put(key, value)
 
     def _path(self, key: str) -> Path:
         if not _KEY.fullmatch(key):
@@ -95,15 +104,48 @@ class FileStore:
 
 
 class StateStore(FileStore):
-    """What a protocol keeps. Where the disk takes no more, the protocol goes on.
+    """What a protocol keeps, written by a thread beside the event loop: a large model takes a while.
 
-    The value is then held in memory only, and written with the next one that there is room for; a crash meanwhile goes
-    back to the last one written. ``put_durably`` raises instead.
+    A value is in memory at once, and on disk soon after; values of one key that come faster than they can be written
+    are passed over for the last one. A crash, and a disk that takes no more, go back to the last one written. ``close``
+    waits for what is under way. ``put_durably`` writes at once, and raises where that fails.
     """
 
+    def __init__(self, folder: Path, arena: Arena, layout_hash: str) -> None:
+        super().__init__(folder, arena, layout_hash)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="coterie-state")
+        self._due: dict[str, tuple[Any, dict[str, torch.Tensor], Any]] = {}
+        """By key what is to be written, and the value itself: it owns the memory of its snapshots."""
+        self._lock, self._writing = threading.Lock(), threading.Lock()
+
     def put(self, key: str, value: Any) -> None:
-        try:
+        path, (packed, tensors) = self._path(key), self._packed(key, value)
+        for name, tensor in tensors.items():
+            if not name.startswith("block"):  # of a snapshot, which nobody changes
+                tensors[name] = tensor.clone()
+        self._values[key] = value
+        with self._lock:
+            waits = key in self._due
+            self._due[key] = packed, tensors, value
+        if not waits:
+            self._writer.submit(self._write_due, key, path)
+
+    def put_durably(self, key: str, value: Any) -> None:
+        with self._writing:
+            with self._lock:
+                self._due.pop(key, None)  # it is older
             super().put(key, value)
-        except OutputError as error:
-            _log.error("not on disk: %s", error)
-            self._values[key] = value
+
+    def close(self) -> None:
+        """Return when all is written that can be."""
+        self._writer.shutdown(wait=True)
+
+    def _write_due(self, key: str, path: Path) -> None:
+        with self._writing:
+            with self._lock:
+                due = self._due.pop(key, None)
+            try:
+                if due is not None:
+                    self._write(path, *due[:2])
+            except OutputError as error:
+                _log.error("not on disk: %s", error)

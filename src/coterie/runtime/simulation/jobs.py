@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from coterie.layout import Snapshot
 from coterie.runtime.simulation.clock import VirtualLoop
 from coterie.runtime.work.tickets import Executor, Ticket
 
@@ -28,9 +29,9 @@ class Jobs:
         self.batches = 0
         self.jobs = 0
 
-    async def run(self, lane: int, job: Any, cost: float, keep: object = None) -> Any:
-        """The job's result, ``cost`` virtual seconds from now. ``keep`` lives until the job is done."""
-        ticket = Ticket(lane, job, self._loop.time() + cost, keep)
+    async def run(self, lane: int, job: Any, cost: float, keep: object = None, makes: Snapshot | None = None) -> Any:
+        """The job's result, ``cost`` virtual seconds from now. ``keep`` and ``makes`` live until the job is done."""
+        ticket = Ticket(lane, job, self._loop.time() + cost, (keep, makes))
         self._waiting.append(ticket)
         ended: asyncio.Future[None] = self._loop.create_future()
         self._loop.at(ticket.due, self._end, ticket, ended)

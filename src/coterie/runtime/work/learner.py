@@ -134,7 +134,7 @@ class JobLearner:
             self._local,
         )
         cost = self._expected_steps() * self._seconds_per_step
-        outcome: FitOutcome = await self._run(job, cost, keep=(self._now, snapshot))
+        outcome: FitOutcome = await self._run(job, cost, keep=self._now, makes=snapshot)
         self._base, self._now = self._now, _Held(snapshot.block, snapshot)
         self._count, self._local, self._steps = outcome.count, outcome.local, outcome.report.steps
         return Fitted(snapshot, outcome.report.loss)
@@ -186,7 +186,7 @@ class JobLearner:
         blocks = tuple(snapshot.block for snapshot in seen)
         crafted = SharedSnapshot(place.arena, place.layout.hash)
         job = AttackJob(self._index, round, self._now.block, self._base.block, crafted.block, blocks, attackers)
-        await self._run(job, self._seconds_per_step, keep=(self._now, self._base, seen, crafted))
+        await self._run(job, self._seconds_per_step, keep=(self._now, self._base, seen), makes=crafted)
         return crafted
 
     async def adopt(self, snapshot: Snapshot) -> None:
@@ -197,7 +197,7 @@ class JobLearner:
 
     async def snapshot(self) -> SharedSnapshot:
         copy = SharedSnapshot(self._place.arena, self._place.layout.hash)
-        await self._run(CopyJob(self._index, self._now.block, copy.block), 0.0, keep=(self._now, copy))
+        await self._run(CopyJob(self._index, self._now.block, copy.block), 0.0, keep=self._now, makes=copy)
         return copy
 
     def evaluate(self, samples: int, done: Callable[[Evaluation], None]) -> None:
@@ -208,11 +208,11 @@ class JobLearner:
         """The job that evaluates the vector on the first ``samples`` of the test set."""
         return EvaluateJob(self._index, self._now.block, samples, self._local)
 
-    async def _run(self, job: Job, cost: float, keep: object = None) -> Any:
+    async def _run(self, job: Job, cost: float, keep: object = None, makes: Snapshot | None = None) -> Any:
         require_idle(self._busy, self._id)
         self._busy = True
         try:
-            return await self._place.jobs.run(self._index, job, cost, keep)
+            return await self._place.jobs.run(self._index, job, cost, keep, makes)
         finally:
             self._busy = False
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from coterie.layout import Snapshot
+
 _LAST = float("inf")
 
 
@@ -63,8 +65,11 @@ def run_all(executor: Executor, tickets: Sequence[Ticket]) -> list[Any]:
 class Jobs(Protocol):
     """Where a peer's learner takes its jobs. Those of one lane are done in the order they were given."""
 
-    async def run(self, lane: int, job: Any, cost: float, keep: object = None) -> Any:
-        """The job's result; it takes ``cost`` seconds where time is virtual. ``keep`` lives until it is done."""
+    async def run(self, lane: int, job: Any, cost: float, keep: object = None, makes: Snapshot | None = None) -> Any:
+        """The job's result; it takes ``cost`` seconds where time is virtual. ``keep`` lives until it is done.
+
+        ``makes``: the snapshot that the job fills, if it does; its digest is known when the job is done.
+        """
         ...
 
     def defer(self, lane: int, job: Any, report: Callable[[Any], None], keep: object = None) -> None:

@@ -1,0 +1,265 @@
+"""A node's part in the protocol: it gets the spec, waits until the others are ready, and lives the protocol to its end.
+
+Who takes part, and as which number of the spec, follows from the membership alone, so that all nodes agree: the first
+members by their seats, as many as the spec wants. A successor has its predecessor's number, also in mid-run. The number
+of one that was expelled or has left goes to the next newcomer, or stays empty: those who have begun go on without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from coterie import data
+from coterie.adversary import attackers as attackers_of
+from coterie.errors import NodeError
+from coterie.files import write_file
+from coterie.identity import PeerId, short_name, verify
+from coterie.network.grpc.transport import GrpcTransport
+from coterie.protocols import Peer, Topology
+from coterie.runtime.node.chains import Chains
+from coterie.runtime.node.charter import Charter, now_ms
+from coterie.runtime.node.home import Home
+from coterie.runtime.node.life import Life
+from coterie.runtime.node.messages import SpecAsk, SpecText, Standing, StandingAsk, signed_spec
+from coterie.runtime.node.site import Site, part_of
+from coterie.runtime.results import Result, RunDirectory
+from coterie.runtime.work.placement import place
+from coterie.spec import Spec
+
+_LOOK = 1.0
+"""Seconds between two looks at whether the others are ready."""
+_SAY = 30.0
+"""Seconds between two lines in the log about what is waited for."""
+_ANSWER = 5.0
+_AT_WORK = ("ready", "training", "done")
+_NOT_PROTOCOLS = "invitations"
+"""What else lies in a home's state."""
+_log = logging.getLogger("coterie.node")
+
+
+class Part:
+    """One node's part. ``run`` ends with the protocol; ``close`` gives the memory back."""
+
+    def __init__(
+        self,
+        home: Home,
+        charter: Charter,
+        peer: Peer,
+        chains: Chains,
+        transport: GrpcTransport,
+        at_door: Callable[[Sequence[PeerId]], Awaitable[list[PeerId]]],
+    ) -> None:
+        """``at_door``: which of some peers can be dialled, whether they let this one in or not.
+
+        Raises SpecError, PluginError or NodeError where there is a spec that cannot be used.
+        """
+        self._home, self._charter, self._peer = home, charter, peer
+        self._chains, self._transport, self._at_door = chains, transport, at_door
+        self.state, self.why = "waiting", ""
+        self.spec: Spec | None = self._checked_spec() if home.spec_text is not None else None
+        self._site: Site | None = None
+        self._life: Life | None = None
+        self._said = ("", 0.0)
+        peer.handle(StandingAsk, lambda sender, question: self.standing())
+        peer.handle(SpecAsk, self._on_spec_ask)
+
+    async def run(self) -> None:
+        """Wait for the others, then live the protocol to its end."""
+        spec = self.spec = self.spec or await self._spec_of_others()
+        ids = await self._complete(spec.federation.peers)
+        if self._peer.id not in ids:
+            _log.info("the federation is complete without this peer; it keeps records and answers")
+            self.state, self.why = "spare", ""
+            return
+        number = ids.index(self._peer.id)
+        await self._chains.recover(self._others())
+        site, topology, attackers = await asyncio.to_thread(self._open_site, spec, ids, number)
+        self._site, self.state = site, "ready"
+        returned = any(site.store.get(key) is not None for key in self._kept())
+        late = await self._until_all_are_ready(spec.federation.peers)
+        directory = RunDirectory(self._home.path)
+        finished = (self._home.path / "result.json").exists()  # a restart after the end must not change the outcome
+        life = Life(spec, site, self._roster(len(ids)), number, topology, attackers, directory.metrics)
+        life.enter(self._peer, returned=returned or late)
+        self._life, self.state, self.why = life, "training", ""
+        _log.info("begins%s", ", where it had stopped" if returned else ", late" if late else "")
+        began = time.monotonic()
+        await life.run()
+        if not (returned and finished):
+            await self._write_result(spec, site, directory, time.monotonic() - began)
+        self.state = "done"
+        _log.info("done: accuracy on the test set %.3f", directory.result.accuracy["mean"])
+
+    def standing(self) -> Standing:
+        """What others are told."""
+        round = self._life.metrics.round if self._life is not None else -1
+        return Standing(self.state, round, now_ms())
+
+    def members_changed(self) -> None:
+        """Somebody came or went: perhaps another one has a number now."""
+        if self._life is not None:
+            self._life.take_in(self._roster(len(self._life.ids)))
+
+    def close(self) -> None:
+        if self._site is not None:
+            self._site.close()
+
+    # The spec
+
+    def _checked_spec(self) -> Spec:
+        spec = self._home.spec
+        if bytes.fromhex(spec.hash) != self._charter.genesis.spec:
+            raise NodeError(
+                "the spec is not the one that the federation was founded with",
+                where=str(self._home.path / "spec.toml"),
+                remedy="Bring back the spec, and the files that it names, as they were.",
+            )
+        return spec
+
+    async def _spec_of_others(self) -> Spec:
+        """Ask members for the spec until one has it, with the founder's signature."""
+        federation, founder = self._charter.store.genesis, self._charter.founder
+        while True:
+            answers = await self._peer.ask_all(self._others(), SpecAsk(), _ANSWER)
+            if not any(answers):
+                await self._say("waits for the spec: no member that has it has answered yet", self._others())
+            for answer in answers:
+                if isinstance(answer, SpecText):
+                    if verify(founder, "spec", signed_spec(federation, answer.toml), answer.signature):
+                        self._home.save_spec(answer.toml, answer.signature)
+                        return self._checked_spec()
+                    _log.warning("a member sent a spec that the founder has not signed")
+            await asyncio.sleep(_LOOK)
+
+    def _on_spec_ask(self, sender: PeerId, question: SpecAsk) -> SpecText | None:
+        found = self._home.spec_text
+        return None if found is None else SpecText(*found)
+
+    # The others
+
+    def _others(self) -> list[PeerId]:
+        return self._charter.others(self._peer.id)
+
+    def _roster(self, wanted: int) -> tuple[PeerId, ...]:
+        return self._charter.roster(wanted)
+
+    async def _complete(self, wanted: int) -> tuple[PeerId, ...]:
+        """Who takes part, by number, once all numbers are taken; sooner where it has begun, here or with the others."""
+        while True:
+            ids, members = self._roster(wanted), self._charter.membership.members
+            here = sum(peer in members for peer in ids)
+            if self._peer.id in members and (here == wanted or (len(ids) == wanted and await self._goes_on(ids))):
+                return ids
+            await self._say(f"waits for members: {here} of {wanted} are there")
+            await asyncio.sleep(_LOOK)
+
+    async def _goes_on(self, ids: Sequence[PeerId]) -> bool:
+        """Whether it has begun already, and one of its members is gone."""
+        others = self._present(ids)
+        return bool(self._kept()) or _have_begun(await self._peer.ask_all(others, StandingAsk(), _ANSWER))
+
+    async def _until_all_are_ready(self, wanted: int) -> bool:
+        """Wait for the others. Whether they have begun already: most of them say so."""
+        while True:
+            others = self._present(self._roster(wanted))
+            answers = await self._peer.ask_all(others, StandingAsk(), _ANSWER)
+            standings = [answer for answer in answers if isinstance(answer, Standing)]
+            if _have_begun(answers):
+                return True
+            if sum(one.state in _AT_WORK for one in standings) == len(others):
+                return False
+            await self._say(f"waits for {self._not_ready(others, answers)}", () if standings else others)
+            await asyncio.sleep(_LOOK if len(standings) < len(others) else 0.05)
+
+    def _present(self, ids: Sequence[PeerId]) -> list[PeerId]:
+        """Those who are members, but this one."""
+        members = self._charter.membership.members
+        return [peer for peer in ids if peer in members and peer != self._peer.id]
+
+    def _not_ready(self, others: Sequence[PeerId], answers: Sequence[Any]) -> str:
+        states = [answer.state if isinstance(answer, Standing) else "no answer" for answer in answers]
+        named = [f"{self._called(p)}: {s}" for p, s in zip(others, states, strict=True) if s not in _AT_WORK]
+        return ", ".join(named) or "the others"
+
+    def _called(self, peer: PeerId) -> str:
+        """As it calls itself, and the short name that logs have."""
+        member = self._charter.membership.members.get(peer)
+        return f"{member.name} ({short_name(peer)})" if member is not None else short_name(peer)
+
+    async def _say(self, what: str, silent: Sequence[PeerId] = ()) -> None:
+        """Log what is waited for: when it changes, and now and then. ``silent``: members, none of whom has answered."""
+        said, at = self._said
+        if what == said and time.monotonic() - at < _SAY:
+            return
+        self._said = what, time.monotonic()
+        refusing = await self._at_door(silent)
+        if refusing:
+            names = ", ".join(map(self._called, refusing))
+            what += (
+                f". {names} can be dialled, but will not talk to this peer: it may have been expelled or replaced, "
+                "or its certificate may have ended. Ask them"
+            )
+        self.why = what
+        _log.info("%s", what)
+
+    # This site
+
+    def _kept(self) -> list[str]:
+        """Keys under which the protocol has kept something here: it had begun before this start."""
+        found = sorted((self._home.path / "state").glob("*.state"))
+        return [path.stem for path in found if path.stem != _NOT_PROTOCOLS]
+
+    def _open_site(self, spec: Spec, ids: tuple[PeerId, ...], number: int) -> tuple[Site, Topology, frozenset[PeerId]]:
+        table = self._home.table
+        if table.dataset is not None:
+            own = spec.with_values({"data.dataset": table.dataset, "federation.peers": 1, "data.partition": "iid"})
+            part = replace(place(own, data.load(own.dataset, None)), numbers=(number,))
+        else:
+            parts = place(spec, data.load(spec.dataset, None))
+            part = part_of(parts, table.part if table.part is not None else number)
+        site = Site.open(spec, part, self._peer.id, ids, self._home.path / "state")
+        layout = self._charter.genesis.layout
+        if layout and site.layout.hash != layout.hex():
+            site.close()
+            raise NodeError(
+                f"with the data here, samples of shape {part.dataset.shape} and {part.dataset.classes} classes, the "
+                "spec's model is another one than the federation's",
+                where="node.toml, dataset",
+                remedy="All sites must have the same features, in the same order, and the same classes.",
+            )
+        malicious = frozenset(ids[index] for index in attackers_of(spec) if index < len(ids))
+        return site, Topology.of(spec, len(ids)), malicious
+
+    async def _write_result(self, spec: Spec, site: Site, directory: RunDirectory, seconds: float) -> None:
+        evaluation, digest, state = await site.final()
+        result = Result(
+            status="ok",
+            run=str(self._home.path),
+            spec_hash=spec.hash,
+            seed=spec.seed,
+            protocol=spec.federation.protocol,
+            peers=spec.federation.peers,
+            rounds=spec.federation.rounds,
+            accuracy={"mean": evaluation.accuracy, "min": evaluation.accuracy, "max": evaluation.accuracy},
+            loss={"mean": evaluation.loss, "min": evaluation.loss, "max": evaluation.loss},
+            metrics={} if evaluation.auc is None else {"auc": evaluation.auc},
+            attack_rate=evaluation.attack_rate,
+            bytes_sent=self._transport.bytes_sent,
+            model_hash=digest,
+            seconds=seconds,
+        )
+        shape, classes = ",".join(map(str, site.dataset.shape)), str(site.dataset.classes)
+        directory.write_model("final", state, {"shape": shape, "classes": classes})
+        write_file(self._home.path / "final.f32", site.vector.numpy().astype("<f4", copy=False).tobytes())
+        directory.write_result(result)
+
+
+def _have_begun(answers: Sequence[Any]) -> bool:
+    """Whether most of those asked say that they are in a round, or through."""
+    begun = [a for a in answers if isinstance(a, Standing) and a.state in ("training", "done") and a.round >= 0]
+    return 2 * len(begun) > len(answers)
