@@ -256,6 +256,21 @@ def test_who_votes_without_its_log_contradicts_itself(worlds):
     world.until(lambda: any(victim.identity.id in node.consensus.evidence for node in world.honest), 60)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_ledger_that_was_mended_and_ends_earlier(worlds, seed):
+    """Its log is sound: it says nothing at heights that it has forgotten, comes back to the others, and votes again."""
+    world = worlds([1] * 4, seed=seed, closing=4 + 20 * (seed % 2), pace=0.1).begin()
+    victim = world.nodes["p2"]
+    world.until(lambda: victim.machine.final >= 3, 60)
+    victim.die()
+    victim.ledger = type(victim.ledger)(world.charter, world.known)
+    victim.start()
+    before = world.progress()
+    world.until(lambda: world.progress() >= before + 9 and victim.machine.votes, 100)
+    assert all(node.consensus.evidence == {} for node in world.honest)
+    assert len(victim.machine.state.voters) == 4
+
+
 def test_a_disk_that_is_full_silences_the_voter_and_the_others_go_on(worlds, caplog):
     world = worlds([1] * 4, seed=2, closing=4).begin()
     victim = world.nodes["p3"]

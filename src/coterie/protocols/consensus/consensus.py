@@ -29,6 +29,7 @@ from coterie.ledger.shared import (
     Proposal,
     SharedLedger,
     Vote,
+    check_block,
 )
 from coterie.protocols.consensus import log, steps
 from coterie.protocols.consensus.application import Application, Payload, View
@@ -111,6 +112,10 @@ class Consensus:
     def waits_for(self) -> str:
         """What keeps this peer from going on, and who is silent."""
         state, silent = self.machine.state, self.machine.silent()
+        if self.machine.place is None:
+            return f"final blocks of epoch {state.epoch} from its voters"
+        if self.machine.votes and not self.machine.begun:
+            return f"a block to be due at {state.epoch}.{self.machine.height}"
         quiet = sum(state.voters.members[place].weight for place in silent)
         keys = [state.voters.members[place].key for place in silent]
         names = ", ".join(self._peer_of(key) or key[:12] for key in keys[:_NAMED])
@@ -140,7 +145,8 @@ class Consensus:
     def _new_machine(self) -> None:
         chain = self.ledger.chain
         self.machine = machine = self.machine_type(chain.state, self.peer.identity, self.ledger.known, self.delay)
-        machine.votes = machine.votes and self._start is not None and self._start <= chain.state.epoch
+        if self._start is None or chain.state.epoch < max(self._start, self._log.epoch if self._log else 0):
+            machine.votes = False
         machine.final, machine.head = chain.height, chain.head
         if chain.height:
             last = self.ledger.blocks(chain.state.epoch, chain.height - 1, 1)
@@ -220,7 +226,7 @@ class Consensus:
         machine = self.machine
         if self._start is None or not machine.votes:
             return
-        self._log = log.Log(self._genesis, self._start, machine.state.epoch, log.entries(machine))
+        self._log = log.Log(self._genesis, self._start, machine.state.epoch, machine.final, log.entries(machine))
         try:
             log.write(self.peer.store, self._log)
         except OutputError as error:
@@ -236,10 +242,8 @@ class Consensus:
             message = ConsensusCertificate(what)
         if isinstance(what, Vote | Proposal) and not self.machine.votes:
             return  # it is not in the log
-        for place in range(len(self.machine.state.voters)) if to is None else to:
-            whom = self._peer_at(place)
-            if whom is not None and whom != self.peer.id:
-                self.peer.send(whom, message)
+        whom = self.others() if to is None else [peer for place in to if (peer := self._peer_at(place)) is not None]
+        self.peer.send_all(whom, message)
 
     def _want(self, stood: tuple[int, int]) -> None:
         if self.stands == stood:
@@ -271,7 +275,8 @@ class Consensus:
         self.step(steps.Due(view.height))
 
     async def _judge(self, view: View, full: FullSharedBlock) -> None:
-        if await self.application.accepts(view, full.block, full.read_records()):
+        checked = check_block(view.state, full, self.ledger.known)  # has been done, and is remembered
+        if await self.application.accepts(view, checked.block, checked.records):
             self.step(steps.Judged(view.height, full.block.id))
 
     async def _draft(self, draft: steps.Draft) -> None:
@@ -353,7 +358,7 @@ class Consensus:
         if state.rule.reached(state.voters, places if own is None else [*places, own]):
             self._start = state.epoch + 2
             _log.warning("the log of this voter was lost: it abstains until epoch %d", self._start)
-            self._log = log.Log(self._genesis, self._start, state.epoch, ())
+            self._log = log.Log(self._genesis, self._start, state.epoch, 0, ())
             try:
                 log.write(self.peer.store, self._log)
             except OutputError as error:

@@ -38,6 +38,9 @@ class Log(msgspec.Struct, frozen=True, array_like=True):
     start: Height
     """The first epoch in which this peer may vote."""
     epoch: Height
+    final: Height
+    """Height of the last final block in it. What was said up to there is not in the log any more: should the ledger be
+    mended and end before, nothing may be said there again."""
     entries: tuple[Entry, ...]
 
 
@@ -46,7 +49,7 @@ def create(store: Store, genesis: bytes, epoch: int = 0) -> None:
 
     To be called once, when the peer is founded or joins, and never to mend a lost log. Raises OutputError.
     """
-    write(store, Log(genesis, epoch, epoch, ()))
+    write(store, Log(genesis, epoch, epoch, 0, ()))
 
 
 def write(store: Store, log: Log) -> None:
@@ -83,6 +86,7 @@ def restore(machine: Simplex, log: Log) -> None:
     """Give a machine that has not started what the log holds of its epoch."""
     if log.epoch != machine.state.epoch:
         return
+    machine.height = max(machine.height, log.final + 1)
     for entry in log.entries:
         if entry.height <= machine.final:
             continue
