@@ -96,7 +96,6 @@ def audit(
             success(f"{path}\n{report}")
     if not all(ok for _, ok, _ in found):
         raise typer.Exit(1)
-<<<<<<< HEAD
 
 
 def _audited(path: Path, genesis: bytes, start: bytes | None) -> tuple[bool, str]:
@@ -121,91 +120,3 @@ def _hash(text: str, option: str, what: str, source: str) -> bytes:
     if len(found) != 32:
         raise LedgerError(f"not {what}", where=option, remedy=f"Give 64 hexadecimal digits, {source}.")
     return found
-
-
-def _entered(made: Any, joined: Any, how: str = "") -> None:
-    """What a newcomer is told."""
-    from coterie.identity import short_name
-
-    home = made.path
-    success(f"federation   {made.table.federation}")
-    success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
-    success(f"members      {', '.join(member.name for member in joined.membership.members.values())}")
-    success(f"home         {home}")
-    if joined.missing:
-        more = "1 more must sign" if joined.missing == 1 else f"{joined.missing} more must sign"
-        command = f"coterie federation countersign {joined.admission.hex()} --home THEIRS {how}"
-        success(f"{more} before this peer is a member: {command.strip()}")
-    if made.table.listen is None and not made.table.contacts and made.table.dht_listen is None:
-        typer.echo(
-            "Warning: this node only dials out, and knows no member's address. Add one to contacts in "
-            f"{home / 'node.toml'}, or it will meet nobody.",
-            err=True,
-        )
-    success(f"Next: coterie node --home {home} --dry-run   and then: coterie node --home {home}")
-
-
-def _ask(home: Path, command: str, **content: Any) -> dict[str, Any]:
-    from coterie.runtime.node.control import call
-    from coterie.runtime.node.home import Home as Folder
-
-    if not (home / "node.toml").exists():
-        raise NodeError("this is no node's home", where=str(home), remedy="Make one: coterie federation init, or join.")
-    return call(Folder(home).socket, {"command": command, **content})
-
-
-def _table(
-    listen: str | None,
-    announce: str | None,
-    join: str | None,
-    contact: list[str] | None,
-    dht_listen: str | None,
-    dht: list[str] | None,
-    private: bool,
-    data: str | None,
-    part: int | None,
-) -> Any:
-    from pydantic import ValidationError
-
-    from coterie.registry import explain
-    from coterie.runtime.node.home import NodeTable
-
-    try:
-        return NodeTable(
-            listen=listen,
-            announce=announce,
-            join=join,
-            contacts=contact or [],
-            dht_listen=dht_listen,
-            dht=dht or [],
-            private_networks=private,
-            dataset=_anchored(data),
-            part=part,
-        )
-    except ValidationError as error:
-        raise explain(error, "command line", NodeTable.model_fields) from None
-
-
-def _anchored(dataset: str | None) -> str | None:
-    """A data set with its path made absolute: the node may be started from another folder."""
-    kind, colon, path = (dataset or "").partition(":")
-    return f"{kind}:{Path(path).absolute()}" if colon and kind in ("csv", "npz") else dataset
-
-
-def _identity(key: Path | None) -> Any:
-    from coterie.identity import Identity
-
-    return None if key is None else Identity.load(key)
-
-
-def _moment(day: str | None) -> int | None:
-    """The end of a day in UTC, in ms since 1970."""
-    if day is None:
-        return None
-    try:
-        end = datetime.datetime.combine(datetime.date.fromisoformat(day), datetime.time.max, datetime.UTC)
-    except ValueError:
-        raise MembershipError(f"{day!r} is no day", where="--until", remedy="Write it as 2027-12-31.") from None
-    return int(end.timestamp() * 1000)
-=======
->>>>>>> operators

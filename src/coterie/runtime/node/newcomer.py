@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coterie.errors import CoterieError, NodeError
-from coterie.identity import Identity, PeerId, short_name
+from coterie.identity import PeerId, short_name
 from coterie.ledger import Ledger
 from coterie.network import Codec, Transport
 from coterie.protocols import Mixed, Peer
@@ -17,12 +17,12 @@ from coterie.protocols import Mixed, Peer
 _log = logging.getLogger("coterie.node")
 
 
-def new_peer(own: Identity, transport: Transport, ledger: Ledger) -> Peer:
+def new_peer(own: PeerId, transport: Transport, ledger: Ledger) -> Peer:
     """A peer without members, data or state: ``Life.enter`` brings them."""
     loop, secrets = asyncio.get_running_loop(), random.SystemRandom()
     return Peer(
-        id=own.id,
-        members=(own.id,),
+        id=own,
+        members=(own,),
         neighbours=(),
         learner=_Nothing(),
         ledger=ledger,
@@ -33,7 +33,6 @@ def new_peer(own: Identity, transport: Transport, ledger: Ledger) -> Peer:
         metrics=Refusals(),
         transport=transport,
         codec=Codec(),
-        identity=own,
     )
 
 
@@ -47,14 +46,8 @@ class Refusals:
         """There are none."""
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
-        count_refusal(self.refused, sender, error)
-
-
-def count_refusal(refused: dict[PeerId, int], sender: PeerId, error: CoterieError) -> None:
-    """Count one more. It is logged when the count is a power of two: nobody fills a disk by being refused."""
-    count = refused[sender] = refused.get(sender, 0) + 1
-    if count & (count - 1) == 0:
-        _log.warning("refused of %s: %s (%d so far)", short_name(sender), error, count)
+        self.refused[sender] = self.refused.get(sender, 0) + 1
+        _log.warning("refused of %s: %s", short_name(sender), error)
 
 
 class _Nothing:

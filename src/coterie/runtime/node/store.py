@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 import threading
+from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,8 @@ class StateStore(FileStore):
     A value is in memory at once, and on disk soon after; values of one key that come faster than they can be written
     are passed over for the last one. A crash, and a disk that takes no more, go back to the last one written.
     ``settle`` waits for what is under way: jobs do so before they are done, so that a peer never shows what comes of a
-    state that is not on disk yet. ``put_durably`` writes at once, and raises
-    where that fails.
+    state that is not on disk yet. ``put_durably`` writes at once, beside what else is under
+    way, and raises where that fails.
     """
 
     def __init__(self, folder: Path, arena: Arena, layout_hash: str) -> None:
@@ -118,7 +119,9 @@ class StateStore(FileStore):
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="coterie-state")
         self._due: dict[str, tuple[Any, dict[str, torch.Tensor], Any]] = {}
         """By key what is to be written, and the value itself: it owns the memory of its snapshots."""
-        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self._writing = defaultdict[str, threading.Lock](threading.Lock)
+        """One for each key."""
         self._last: Future[None] | None = None
 
     def put(self, key: str, value: Any) -> None:
@@ -140,7 +143,7 @@ class StateStore(FileStore):
             last.result()
 
     def put_durably(self, key: str, value: Any) -> None:
-        with self._writing:
+        with self._writing[key]:
             with self._lock:
                 self._due.pop(key, None)  # it is older
             super().put(key, value)
@@ -150,7 +153,7 @@ class StateStore(FileStore):
         self._writer.shutdown(wait=True)
 
     def _write_due(self, key: str, path: Path) -> None:
-        with self._writing:
+        with self._writing[key]:
             with self._lock:
                 due = self._due.pop(key, None)
             try:
