@@ -57,6 +57,7 @@ class Commands:
             "federation_name": node.charter.genesis.federation,
             "founder": membership.founder,
             "round": node.part.standing().round,
+            "chain": node.part.chain.status,
             "rounds": spec.federation.rounds if spec is not None else None,
             "wanted": spec.federation.peers if spec is not None else None,
             "port": node.transport.port,

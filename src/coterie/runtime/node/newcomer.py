@@ -46,8 +46,14 @@ class Refusals:
         """There are none."""
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
-        self.refused[sender] = self.refused.get(sender, 0) + 1
-        _log.warning("refused of %s: %s", short_name(sender), error)
+        count_refusal(self.refused, sender, error)
+
+
+def count_refusal(refused: dict[PeerId, int], sender: PeerId, error: CoterieError) -> None:
+    """Count one more. It is logged when the count is a power of two: nobody fills a disk by being refused."""
+    count = refused[sender] = refused.get(sender, 0) + 1
+    if count & (count - 1) == 0:
+        _log.warning("refused of %s: %s (%d so far)", short_name(sender), error, count)
 
 
 class _Nothing:

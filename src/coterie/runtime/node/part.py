@@ -21,11 +21,13 @@ from coterie.files import write_file
 from coterie.identity import PeerId, short_name, verify
 from coterie.network.grpc.transport import GrpcTransport
 from coterie.protocols import Peer, Topology
+from coterie.protocols.consensus import ChainTerms, PeerChain
 from coterie.runtime.node.chains import Chains
 from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.life import Life
 from coterie.runtime.node.messages import SpecAsk, SpecText, Standing, StandingAsk, signed_spec
+from coterie.runtime.node.shared import NodeChain
 from coterie.runtime.node.site import Site, part_of
 from coterie.runtime.results import Result, RunDirectory
 from coterie.runtime.work.placement import place
@@ -65,6 +67,8 @@ class Part:
         self._site: Site | None = None
         self._life: Life | None = None
         self._said = ("", 0.0)
+        self.chain = NodeChain(home.path, charter, peer, self._say)
+        peer.open_chain = self._open_chain
         peer.handle(StandingAsk, lambda sender, question: self.standing())
         peer.handle(SpecAsk, self._on_spec_ask)
 
@@ -106,8 +110,14 @@ class Part:
             self._life.take_in(self._roster(len(self._life.ids)))
 
     def close(self) -> None:
+        self.chain.close()
         if self._site is not None:
             self._site.close()
+
+    async def _open_chain(self, terms: ChainTerms) -> PeerChain:
+        chain = await self.chain.open(terms)
+        self.why = ""
+        return chain
 
     # The spec
 

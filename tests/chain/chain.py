@@ -1,0 +1,91 @@
+"""A protocol of a user's own on the shared chain: whoever leads adds a small signed note, until there are enough.
+
+    coterie run --set federation.protocol=chain.py:chain --set federation.peers=7 --set federation.rounds=20
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from pydantic import Field
+
+from coterie.ledger.records import Record
+from coterie.protocols import Peer
+from coterie.protocols.consensus import ChainTerms, Payload, PeerChain, View
+
+
+async def chain(
+    peer: Peer,
+    rounds: int,
+    *,
+    closing: Annotated[int, Field(ge=1)] = 4,
+    pause: Annotated[float, Field(ge=0)] = 0.0,
+    delay: Annotated[float, Field(gt=0)] = 0.5,
+) -> None:
+    """``rounds`` final blocks, each ``closing``-th of an epoch the one that closes it. ``pause``: seconds before each."""
+    place = await peer.chain(ChainTerms())
+    notes = Notes(peer, place, rounds, closing, pause)
+    consensus = place.agree(peer, notes, delay)
+    peer.beside(consensus.run()).add_done_callback(notes.ended)
+    for round in range(notes.count, rounds):
+        await peer.checkpoint(round)
+        await notes.reach(round + 1)
+        peer.metrics.round_done(round, 0.0, None)
+
+
+class Notes:
+    """The application: what it has taken in of the chain, and what it puts there."""
+
+    def __init__(self, peer: Peer, place: PeerChain, rounds: int, closing: int, pause: float) -> None:
+        self._peer, self._place, self._rounds, self._closing, self._pause = peer, place, rounds, closing, pause
+        self.stands, self.count, self._in_epoch = (0, 0), 0, 0
+        kept = peer.store.get("chain")
+        if kept is not None and tuple(kept["stands"]) <= (place.ledger.chain.state.epoch, place.ledger.chain.height):
+            self.stands, self.count, self._in_epoch = tuple(kept["stands"]), kept["count"], kept["in_epoch"]
+        self._reached: asyncio.Future[None] | None = None
+        self._wanted = 0
+
+    async def reach(self, count: int) -> None:
+        """Return when so many blocks are final. Raises what went wrong in consensus."""
+        if self.count < count:
+            self._wanted, self._reached = count, asyncio.get_running_loop().create_future()
+            await self._reached
+
+    def ended(self, running: asyncio.Future[None]) -> None:
+        error = None if running.cancelled() else running.exception()
+        if error is not None and self._reached is not None and not self._reached.done():
+            self._reached.set_exception(error)
+
+    # What consensus asks
+
+    async def due(self, view: View) -> None:
+        if self._is_enough(view):
+            await asyncio.get_running_loop().create_future()
+        await asyncio.sleep(self._pause)
+
+    async def payload(self, view: View) -> Payload | None:
+        if self._is_enough(view):
+            return None
+        content = {"by": self._peer.id, "place": f"{view.epoch}.{view.height}"}
+        return Payload([Record.make(self._peer.identity, "note", content, time=self._place.now())], self._closes(view))
+
+    async def accepts(self, view, block, records) -> bool:
+        if not records:
+            return not block.closes
+        (note,) = records
+        return note.kind == "note" and note.author == block.proposer and block.closes == self._closes(view)
+
+    def final(self, block, records) -> None:
+        self.stands, self.count = (block.epoch, block.height), self.count + 1
+        self._in_epoch = 0 if block.closes else self._in_epoch + 1
+        kept = {"stands": list(self.stands), "count": self.count, "in_epoch": self._in_epoch}
+        self._peer.store.put("chain", kept)
+        if self._reached is not None and not self._reached.done() and self.count >= self._wanted:
+            self._reached.set_result(None)
+
+    def _is_enough(self, view: View) -> bool:
+        return self.count + len(view.ancestors) >= self._rounds
+
+    def _closes(self, view: View) -> bool:
+        return self._in_epoch + len(view.ancestors) + 1 >= self._closing
