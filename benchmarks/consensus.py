@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 import sys
 import time
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from coterie.protocols.consensus import Consensus, Payload, View, create
 from coterie.runtime.simulation.clock import VirtualLoop
 from coterie.runtime.simulation.federation import MemoryStore
 from coterie.runtime.simulation.transport import SimulatedNetwork
+from coterie.seeds import stdlib_random
 from coterie.spec import NetworkTable
 
 VOTERS = (4, 20, 50, 100, 200)
@@ -106,7 +106,7 @@ def run(count: int, blocks: int) -> dict[str, float]:
     """``blocks`` final blocks among so many voters of one weight, after the first epoch, which warms up."""
     loop, codec, proposed = VirtualLoop(), Codec(), dict[bytes, float]()
     network = SimulatedNetwork(NetworkTable(latency_ms=1e3 * LATENCY, jitter=0.0, bandwidth_mbps=1e6), [])
-    network.begin(loop, random.Random(1))
+    network.begin(loop, stdlib_random(1, "network"))
     who = [Identity.from_seed(hashlib.sha256(b"voter %d" % number).digest()) for number in range(count)]
     voters = Voters.of([Voter(one.id, VrfKey.of(one).public, 1) for one in who])
     charter = Charter.make(who[0], GENESIS, voters, hashlib.sha256(b"beacon").digest())
@@ -160,8 +160,8 @@ def member(one: Identity, store: MemoryStore, loop: VirtualLoop, network: Simula
         learner=None,  # type: ignore[arg-type]
         ledger=NullLedger(),
         store=store,
-        random=random.Random(1),
-        secrets=random.Random(2),
+        random=stdlib_random(1, one.id),
+        secrets=stdlib_random(2, one.id),
         clock=loop,
         metrics=SimpleNamespace(dropped=lambda sender, error: print("refused:", error)),  # type: ignore[arg-type]
         transport=network.connect(one.id, lambda sender, frame: peer.receive(sender, frame)),

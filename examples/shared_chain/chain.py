@@ -1,6 +1,6 @@
 """A protocol of a user's own on the shared chain: whoever leads adds a small signed note, until there are enough.
 
-    coterie run --set federation.protocol=chain.py:chain --set federation.peers=7 --set federation.rounds=20
+coterie run --set federation.protocol=chain.py:chain --set federation.peers=7 --set federation.rounds=20
 """
 
 from __future__ import annotations

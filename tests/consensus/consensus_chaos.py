@@ -25,7 +25,9 @@ def chaos(seed: int, honest: type[Consensus] = Consensus) -> World:
         if 3 * (lying + weights[number]) < sum(weights):
             lying += weights[number]
             liars.append(f"p{number}")
-            kinds[liars[-1]] = dice.choice([Splitter, DoubleVoter, Shower, SilentLeader, Picky, None])
+            kinds[liars[-1]] = dice.choice([Splitter, DoubleVoter, Shower, SilentLeader, Picky, None, honest])
+    forgetful = [name for name in liars if kinds[name] is honest]  # they count as silent: their disks get lost
+    liars = [name for name in liars if name not in forgetful]
     partitions = []
     for _ in range(dice.randrange(3)):
         at = dice.uniform(0, TROUBLE * 0.7)
@@ -44,14 +46,14 @@ def chaos(seed: int, honest: type[Consensus] = Consensus) -> World:
     )
     world.liars = liars
     try:
-        _run(world.begin(), dice)
+        _run(world.begin(), dice, forgetful)
     except BaseException:
         world.end()
         raise
     return world
 
 
-def _run(world: World, dice: random.Random) -> None:
+def _run(world: World, dice: random.Random, forgetful: list[str]) -> None:
     crashes = sorted(dice.uniform(0, TROUBLE) for _ in range(dice.randrange(6)))
     down = []
     for when in [*crashes, TROUBLE]:
@@ -63,6 +65,9 @@ def _run(world: World, dice: random.Random) -> None:
             down = [node for node in world.up if dice.random() < 0.3]
             for node in down:
                 node.die()
+                if node.name in forgetful and dice.random() < 0.7:
+                    node.disk.values = {}
+                    node.ledger = type(node.ledger)(world.charter, world.known)
         world.check_prefixes()
     world.network.table = world.network.table.model_copy(update={"loss": 0.0, "latency_ms": 100.0, "jitter": 0.5})
     before = max(len(node.chain) for node in world.honest)

@@ -5,6 +5,9 @@ import simplex_bench
 import test_simplex_rules as rules
 from consensus_chaos import chaos
 from consensus_mutants import Broken6, Broken8, Broken10, voter_of
+from consensus_world import World
+
+from coterie.protocols.consensus import Consensus
 
 
 @pytest.mark.parametrize(
@@ -32,3 +35,31 @@ def test_random_runs_notice(mutant):
         except AssertionError:
             return
     pytest.fail("sixty runs have seen nothing")
+
+
+class Forgetting(Consensus):
+    """Sends first, and logs nothing."""
+
+    def _save_log(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", [Consensus, Forgetting])
+def test_a_log_that_is_not_written_is_noticed(kind):
+    """The first leader dies when its proposal has just left, and returns. Random runs hardly ever see this."""
+    world = World([1] * 4, 1, closing=50)
+    leader = world.nodes[world.peer_of(world.charter.checkpoint.leader(1))]
+    leader.kind = kind
+    world.begin()
+    world.wait(0.11)
+    leader.die()
+    leader.start()
+    world.wait(3.0)
+    accused = any(leader.identity.id in node.consensus.evidence for node in world.honest)
+    recorded = any(
+        item.kind == "evidence"
+        for epoch, height, _ in world.up[0].chain
+        for item in world.up[0].ledger.block(epoch, height).read_records()
+    )
+    assert (accused or recorded) == (kind is Forgetting)
+    world.close()

@@ -359,3 +359,33 @@ def test_a_certificate_with_an_unknown_vote_of_this_peer_silences_it():
     assert not bench.machine.votes
     bench.step(steps.Due(2))
     assert bench.told(did=bench.fire("height")) == []
+
+
+def test_final_blocks_from_others_whose_certificate_names_a_later_one():
+    """A batch may end before the certified block: it is asked for, and final as soon as it is here."""
+    bench = bench_led_by_others(FOUR, (1, 2, 3))
+    first = bench.block(1)
+    second = bench.block(2, first)
+    final = bench.certificate(NAMES[1:], "final", 2, second.block.id)
+    bench.step(steps.Adopted(1, first.block.id, final))
+    assert (bench.machine.final, bench.machine.height) == (1, 3)
+    assert bench.machine.lacking() == [second.block.id]
+    (action,) = bench.of(steps.Final, bench.step(steps.Fetched(second)))
+    assert action.blocks == (second,)
+    assert bench.machine.final == 2
+
+
+def test_a_proposal_after_a_final_parent_may_bear_its_final_certificate():
+    bench = bench_led_by_others(FOUR, (1, 2))
+    first = bench.block(1)
+    final = bench.certificate(NAMES[1:], "final", 1, first.block.id)
+    bench.step(steps.Adopted(1, first.block.id, final))
+    assert [vote.kind for vote in bench.told(did=bench.propose(bench.block(2, first), final))] == ["block"]
+
+
+def test_a_proposal_that_would_undo_what_is_final_gets_no_vote():
+    bench = bench_led_by_others(FOUR, (1, 2, 3))
+    first = bench.block(1)
+    bench.step(steps.Adopted(1, first.block.id, bench.certificate(NAMES[1:], "final", 1, first.block.id)))
+    dummies = [bench.certificate(NAMES[1:], "dummy", height) for height in (1, 2)]  # 1: only two quorums that lie
+    assert bench.told(did=bench.propose(bench.block(3), None, dummies)) == []

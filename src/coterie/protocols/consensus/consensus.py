@@ -171,6 +171,14 @@ class Consensus:
                     self.peer.metrics.dropped(sender, error)
 
     def _perform(self, actions: Sequence[steps.Action]) -> None:
+        """Do what follows from a step. What goes wrong here is this peer's own trouble: it ends ``run``."""
+        try:
+            self._do_all(actions)
+        except Exception as error:
+            self.machine.over = True
+            self._fail(error)
+
+    def _do_all(self, actions: Sequence[steps.Action]) -> None:
         machine = self.machine
         closed = False
         for action in actions:
@@ -218,20 +226,27 @@ class Consensus:
                 if times > 1 and not times & (times - 1):
                     _log.warning("consensus waits for %s", self.waits_for())
             case steps.Forgot():
-                _log.error("a vote of this peer at epoch %d is not in its log: it abstains", machine.state.epoch)
+                _log.error("a vote of this peer in epoch %d is not in its log: it abstains", machine.state.epoch)
                 self._start = machine.state.epoch + 2
+                self._save_log()
                 self._catch_up.want()
 
     def _write_log(self) -> None:
+        if self.machine.votes and not self._save_log():
+            self.machine.votes = False
+
+    def _save_log(self) -> bool:
+        """Whether the log is on disk."""
         machine = self.machine
-        if self._start is None or not machine.votes:
-            return
+        if self._start is None:
+            return False
         self._log = log.Log(self._genesis, self._start, machine.state.epoch, machine.final, log.entries(machine))
         try:
             log.write(self.peer.store, self._log)
         except OutputError as error:
             _log.error("consensus abstains in epoch %d: %s", machine.state.epoch, error)
-            machine.votes = False
+            return False
+        return True
 
     def _tell(self, what: Vote | Proposal | Certificate, to: tuple[int, ...] | None) -> None:
         if isinstance(what, Vote):
@@ -310,6 +325,8 @@ class Consensus:
                 event, author, epoch, height = steps.Proposed(proposal), block.proposer, block.epoch, block.height
             case ConsensusCertificate(certificate):
                 event, author, epoch, height = steps.Certified(certificate), key, certificate.epoch, certificate.height
+        if self._over is None:
+            return  # this peer has not begun
         if author != key:
             raise MessageError("a vote or a proposal that is not the sender's own", where=sender)
         here = self.machine.state.epoch
@@ -358,11 +375,7 @@ class Consensus:
         if state.rule.reached(state.voters, places if own is None else [*places, own]):
             self._start = state.epoch + 2
             _log.warning("the log of this voter was lost: it abstains until epoch %d", self._start)
-            self._log = log.Log(self._genesis, self._start, state.epoch, 0, ())
-            try:
-                log.write(self.peer.store, self._log)
-            except OutputError as error:
-                _log.error("consensus abstains: %s", error)
+            if not self._save_log():
                 self._start = None
 
     # Peers
@@ -380,5 +393,7 @@ class Consensus:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        if self._over is not None and not self._over.done():
+        if self._over is None:
+            raise error
+        if not self._over.done():
             self._over.set_exception(error)

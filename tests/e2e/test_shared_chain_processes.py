@@ -1,0 +1,81 @@
+"""Seven real processes and their shared chain: leaders that are killed, a split in which nobody has a quorum."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from chain_nodes import blocks_of, chain, final, finish, kill_leaders, seven, wait_for_blocks
+from processes import COTERIE
+from real_nodes import wait_until
+
+from coterie.ledger.shared import FullSharedBlock
+
+
+def test_leaders_that_are_killed(tmp_path: Path) -> None:
+    """Every few blocks, for about half a minute: nothing forks, nobody is accused, the audit finds a flipped byte."""
+    with seven(tmp_path, 40, pause=0.3) as made:
+        made.start()
+        outages = kill_leaders(made, 40, every=5)
+        assert len(outages) >= 3
+        chain_of_all = finish(made)
+        assert len(chain_of_all) >= 40
+        node = made.nodes[4]
+        assert audit(node.home.path, node.home.table.federation) == (0, "")
+        block = FullSharedBlock.decode(blocks_of(node)[17])
+        flip(node.home.path / "shared.sqlite", block.records[0] if block.records else block.block.signature)
+        status, where = audit(node.home.path, node.home.table.federation)
+        assert (status, where) == (1, f"block {block.block.epoch}.{block.block.height}")
+
+
+def test_a_split_in_which_neither_side_has_a_quorum(tmp_path: Path) -> None:
+    """Four of seven are not more than two thirds."""
+    with seven(tmp_path, 30, pause=0.2) as made:
+        for node in made.nodes:
+            node.start()
+        halves = made.nodes[:4], made.nodes[4:]
+        with made.doors_between(*halves) as doors:
+            wait_for_blocks(made, made.nodes[0], 5)
+            for door in doors:
+                door.shut()
+            for half in halves:
+                for node in half:
+                    heard = f"{len(half)} of 7 of the weight is heard"
+                    wait_until(f"{node.name} misses the others", lambda n=node, h=heard: h in waits_for(made, n))
+            before = [final(made, node) for node in made.nodes]
+            stuck = [warnings(node.home.path) for node in made.nodes]
+            wait_until(
+                "it is stuck",
+                lambda: all(warnings(node.home.path) > count for node, count in zip(made.nodes, stuck, strict=True)),
+            )
+            assert [final(made, node) for node in made.nodes] == before
+            assert max(before) < (30 // 4, 0)
+            for door in doors:
+                door.open()
+            assert len(finish(made)) >= 30
+
+
+def waits_for(made, node) -> str:
+    return str(chain(made, node).get("waits_for", ""))
+
+
+def warnings(home: Path) -> int:
+    """How often a node has said in its log that it is stuck."""
+    return (home / "node.log").read_text().count("consensus waits for")
+
+
+def audit(home: Path, genesis: str) -> tuple[int, str]:
+    """The status of ``coterie audit``, and where it says that the first fault is."""
+    done = subprocess.run(
+        [*COTERIE, "audit", str(home), "--genesis", genesis], capture_output=True, text=True, timeout=60
+    )
+    found = [line for line in done.stdout.splitlines() if line.startswith("The first fault is in ")]
+    return done.returncode, found[0].removeprefix("The first fault is in ").partition(":")[0] if found else ""
+
+
+def flip(path: Path, content: bytes) -> None:
+    """One bit of the only place where this content is."""
+    data = bytearray(path.read_bytes())
+    assert data.count(content) == 1
+    data[data.index(content) + len(content) // 2] ^= 1
+    path.write_bytes(data)
