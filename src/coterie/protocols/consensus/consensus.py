@@ -111,7 +111,7 @@ class Consensus:
 
     def waits_for(self) -> str:
         """What keeps this peer from going on, and who is silent."""
-        state, silent = self.machine.state, self.machine.silent()
+        state, silent = self.machine.state, self.machine.missing()
         if self.machine.place is None:
             return f"final blocks of epoch {state.epoch} from its voters"
         if self.machine.votes and not self.machine.begun:

@@ -73,6 +73,16 @@ class Standing:
         others = (place for place in range(len(self.state.voters)) if place != self.place)
         return [place for place in others if self.shown.get(place, 0) < self.height]
 
+    def missing(self) -> list[int]:
+        """Places of the voters that a stuck peer waits for: those that have not agreed to give up this height.
+
+        Who was heard here before the timer fired may be gone since.
+        """
+        told = self.tallies[self.height].votes["dummy"] if self.fired and self.height in self.tallies else None
+        if told is None:
+            return self.silent()
+        return [place for place in range(len(self.state.voters)) if place != self.place and place not in told]
+
     def parent(self) -> tuple[int, bytes] | None:
         """(height, id) of the highest block that may be followed here; None where a certificate is lacking."""
         for height in range(self.height - 1, self.final, -1):
