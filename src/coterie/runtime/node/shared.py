@@ -89,7 +89,7 @@ class NodeChain:
         if self._chain is None:
             charter = self._charter = self._kept() or await self._obtained(terms)
             terms.require(charter)
-            founding = self._members.book.replay.graph.genesis
+            founding = self._members.store.record(charter.genesis)
             self._store = store = SharedStore(self._folder / FILE, charter, founding)
             if store.damage is not None:
                 _log.warning("%s", store.damage)
