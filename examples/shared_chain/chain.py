@@ -23,7 +23,10 @@ async def chain(
     pause: Annotated[float, Field(ge=0)] = 0.0,
     delay: Annotated[float, Field(gt=0)] = 0.5,
 ) -> None:
-    """``rounds`` final blocks, each ``closing``-th of an epoch the one that closes it. ``pause``: seconds before each."""
+    """``rounds`` final blocks, each ``closing``-th of an epoch the one that closes it; ``pause`` seconds before each.
+
+    ``delay``: seconds within which messages should arrive.
+    """
     place = await peer.chain(ChainTerms())
     notes = Notes(peer, place, rounds, closing, pause)
     consensus = place.agree(peer, notes, delay)

@@ -216,6 +216,8 @@ def status(home: Home, as_json: AsJson = False) -> None:
     success(f"federation   {found['federation']}")
     if found["why"]:
         success(f"why          {found['why']}")
+    if chain := found["chain"]:
+        success(f"chain        {_chain(chain)}")
     success(f"sent         {found['bytes_sent'] / 1e6:.1f} MB, received {found['bytes_received'] / 1e6:.1f} MB")
     rows = [
         (
@@ -235,6 +237,18 @@ def status(home: Home, as_json: AsJson = False) -> None:
         success(f"No member is connected: coterie doctor --home {home} looks for the reason.")
     for record, (signed, needed) in found["pending"].items():
         success(f"waits for signatures: {record} has {signed} of {needed} (sign: coterie federation countersign)")
+
+
+def _chain(chain: dict[str, Any]) -> str:
+    """Where the shared chain stands, in words."""
+    from coterie.identity import short_name
+
+    told = f"epoch {chain['epoch']}, {chain['final']} blocks final in it; {len(chain['voters'])} voters"
+    if chain["leader"]:
+        told += f"; {short_name(chain['leader'])} leads height {chain['height']}"
+    if chain["silent"]:
+        told += f"; waits for {', '.join(map(short_name, chain['silent']))}"
+    return told
 
 
 @federation.command(epilog="Example: coterie federation expel calm-otter-3fa9 --home a --reason 'key stolen'")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from chain_nodes import blocks_of, chain, final, finish, kill_leaders, seven, wait_for_blocks
 from processes import COTERIE
-from real_nodes import wait_until
+from real_nodes import Federation, wait_until
 
 from coterie.ledger.shared import FullSharedBlock
+from coterie.runtime.node.processes import NodeProcess
 
 
 def test_leaders_that_are_killed(tmp_path: Path) -> None:
@@ -38,10 +39,10 @@ def test_a_split_in_which_neither_side_has_a_quorum(tmp_path: Path) -> None:
             wait_for_blocks(made, made.nodes[0], 5)
             for door in doors:
                 door.shut()
-            for half in halves:
-                for node in half:
-                    heard = f"{len(half)} of 7 of the weight is heard"
-                    wait_until(f"{node.name} misses the others", lambda n=node, h=heard: h in waits_for(made, n))
+            for node in made.nodes:
+                half = next(half for half in halves if node in half)
+                others = {other.peer for other in made.nodes if other not in half}
+                wait_until(f"{node.name} says who is gone", lambda n=node, o=others: set() < silent(made, n) <= o)
             before = [final(made, node) for node in made.nodes]
             stuck = [warnings(node.home.path) for node in made.nodes]
             wait_until(
@@ -49,14 +50,22 @@ def test_a_split_in_which_neither_side_has_a_quorum(tmp_path: Path) -> None:
                 lambda: all(warnings(node.home.path) > count for node, count in zip(made.nodes, stuck, strict=True)),
             )
             assert [final(made, node) for node in made.nodes] == before
+            assert status_line(made.nodes[0]).count(";") == 3
             assert max(before) < (30 // 4, 0)
             for door in doors:
                 door.open()
             assert len(finish(made)) >= 30
 
 
-def waits_for(made, node) -> str:
-    return str(chain(made, node).get("waits_for", ""))
+def silent(made: Federation, node: NodeProcess) -> set[str]:
+    return set(chain(made, node).get("silent", ()))
+
+
+def status_line(node: NodeProcess) -> str:
+    """What ``coterie federation status`` says of the chain."""
+    command = [*COTERIE, "federation", "status", "--home", str(node.home.path)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return next(line for line in told.splitlines() if line.startswith("chain "))
 
 
 def warnings(home: Path) -> int:

@@ -34,6 +34,13 @@ from coterie.ledger.shared import Charter, SharedStore
 from coterie.network import Message, message
 from coterie.protocols import Peer
 from coterie.protocols.consensus import ChainTerms, PeerChain, create, log
+from coterie.protocols.consensus.messages import (
+    ConsensusAhead,
+    ConsensusCertificate,
+    ConsensusProposal,
+    ConsensusPull,
+    ConsensusVote,
+)
 from coterie.runtime.node.charter import Charter as Members
 from coterie.runtime.node.charter import now_ms
 
@@ -83,6 +90,8 @@ class NodeChain:
         self._chain: PeerChain | None = None
         peer.handle(VoterAsk, lambda sender, question: VoterKey(self._vrf))
         peer.handle(CharterAsk, self._on_charter_ask)
+        for kind in (ConsensusVote, ConsensusProposal, ConsensusCertificate, ConsensusAhead, ConsensusPull):
+            peer.handle(kind, lambda sender, message: None)  # others may have begun already; consensus takes these over
 
     async def open(self, terms: ChainTerms) -> PeerChain:
         """The chain, once there is a charter. Raises LedgerError, and OutputError where the disk says no."""
@@ -99,20 +108,24 @@ class NodeChain:
 
     @property
     def status(self) -> dict[str, Any] | None:
-        """For the node's owner: where the chain stands; None while there is none."""
+        """For the node's owner: where the chain stands; None while there is none.
+
+        ``silent``: whom the height waits for, once its time is over.
+        """
         chain, store = self._chain, self._store
         if chain is None or store is None:
             return None
         state, consensus = store.chain.state, chain.consensus
-        stands = consensus.stands if consensus is not None else (state.epoch, store.chain.height)
+        height = consensus.stands[1] if consensus is not None else 0
+        stuck = consensus.machine.missing() if consensus is not None and consensus.machine.fired else []
         return {
             "charter": store.start.id.hex(),
             "epoch": state.epoch,
             "final": store.chain.height,
-            "height": stands[1],
-            "leader": state.leader(stands[1]) if stands[1] else None,
-            "voters": len(state.voters),
-            "waits_for": consensus.waits_for() if consensus is not None else "",
+            "height": height,
+            "leader": state.leader(height) if height else None,
+            "voters": [voter.key for voter in state.voters.members],
+            "silent": [state.voters.members[place].key for place in stuck],
         }
 
     def close(self) -> None:
