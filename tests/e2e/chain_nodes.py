@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import statistics
 import time
@@ -25,10 +26,11 @@ Place = tuple[int, int]
 
 @contextmanager
 def seven(folder: Path, blocks: int, pause: float = 0.0, delay: float = 0.5) -> Iterator[Federation]:
+    protocol = shutil.copy(PROTOCOL, folder)
     sets = {
         "federation.peers": 7,
         "federation.rounds": blocks,
-        "federation.protocol": f"{PROTOCOL}:chain",
+        "federation.protocol": f"{protocol}:chain",
         "chain.pause": pause,
         "chain.delay": delay,
         "evaluation.every": blocks,
