@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from coterie.ledger.records import Record
+from coterie.ledger.shared import SharedBlock
 from coterie.protocols import Peer
 from coterie.protocols.consensus import ChainTerms, Payload, PeerChain, View
 
@@ -73,13 +74,13 @@ class Notes:
         content = {"by": self._peer.id, "place": f"{view.epoch}.{view.height}"}
         return Payload([Record.make(self._peer.identity, "note", content, time=self._place.now())], self._closes(view))
 
-    async def accepts(self, view, block, records) -> bool:
-        if not records:
+    async def accepts(self, view: View, block: SharedBlock, records: tuple[Record, ...]) -> bool:
+        notes = [record for record in records if record.kind == "note"]  # consensus adds records of its own
+        if not notes:
             return not block.closes
-        (note,) = records
-        return note.kind == "note" and note.author == block.proposer and block.closes == self._closes(view)
+        return [note.author for note in notes] == [block.proposer] and block.closes == self._closes(view)
 
-    def final(self, block, records) -> None:
+    def final(self, block: SharedBlock, records: tuple[Record, ...]) -> None:
         self.stands, self.count = (block.epoch, block.height), self.count + 1
         self._in_epoch = 0 if block.closes else self._in_epoch + 1
         kept = {"stands": list(self.stands), "count": self.count, "in_epoch": self._in_epoch}

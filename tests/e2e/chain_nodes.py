@@ -25,8 +25,12 @@ Place = tuple[int, int]
 
 
 @contextmanager
-def seven(folder: Path, blocks: int, pause: float = 0.0, delay: float = 0.5) -> Iterator[Federation]:
+def seven(
+    folder: Path, blocks: int, pause: float = 0.0, delay: float = 0.5, liar: Path | None = None
+) -> Iterator[Federation]:
+    """``liar``: a protocol in the place of the example's, which it finds beside it."""
     protocol = shutil.copy(PROTOCOL, folder)
+    protocol = shutil.copy(liar, folder) if liar is not None else protocol
     sets = {
         "federation.peers": 7,
         "federation.rounds": blocks,
@@ -88,18 +92,23 @@ def _leader(made: Federation) -> tuple[NodeProcess, Place]:
     return next(node for node in made.nodes if node.peer == key), (epoch, height)
 
 
-def finish(made: Federation, nodes: Sequence[NodeProcess] = ()) -> list[bytes]:
+def finish(made: Federation) -> list[bytes]:
     """Wait until all are done and know the same final blocks, stop them, and audit; the blocks of the chain."""
     for node in made.nodes:
         wait_until(f"{node.name} is done", lambda node=node: made.done(node), SECONDS)
     wait_until("all know the last block", lambda: len({final(made, node) for node in made.nodes}) == 1)
+    chains = stopped(made)
+    assert all(one == chains[0] for one in chains)
+    return chains[0]
+
+
+def stopped(made: Federation, accused: Sequence[NodeProcess] = ()) -> list[list[bytes]]:
+    """Stop all nodes, and audit: every node's blocks. ``accused``: of whom, and nobody else, there is evidence."""
     made.stop()
     audits = [audited(node) for node in made.nodes]
     assert all(found.fault is None for found in audits), [found.fault for found in audits]
-    assert not any(found.accused for found in audits)
-    chains = [blocks_of(node) for node in made.nodes]
-    assert all(one == chains[0] for one in chains)
-    return chains[0]
+    assert all(set(found.accused) == {node.peer for node in accused} for found in audits)
+    return [blocks_of(node) for node in made.nodes]
 
 
 def audited(node: NodeProcess) -> SharedAudit:

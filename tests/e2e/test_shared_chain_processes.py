@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from chain_nodes import blocks_of, chain, final, finish, kill_leaders, seven, wait_for_blocks
+from chain_nodes import SECONDS, blocks_of, chain, final, finish, kill_leaders, seven, stopped, wait_for_blocks
 from processes import COTERIE
 from real_nodes import Federation, wait_until
 
@@ -55,6 +55,25 @@ def test_a_split_in_which_neither_side_has_a_quorum(tmp_path: Path) -> None:
             for door in doors:
                 door.open()
             assert len(finish(made)) >= 30
+
+
+def test_who_signs_twice_is_shown_and_votes_no_more(tmp_path: Path) -> None:
+    """It leads two ways where it leads. The evidence is recorded, and two epochs later it is no voter."""
+    with seven(tmp_path, 100_000, pause=0.1, liar=Path(__file__).with_name("lying_chain.py")) as made:
+        made.start()
+        liar = made.nodes[3]
+
+        def voters() -> set[str]:
+            return set(chain(made, made.nodes[0]).get("voters", ()))
+
+        wait_until("all vote", lambda: len(voters()) == 7)
+        wait_until("it votes no more", lambda: voters() == {node.peer for node in made.nodes} - {liar.peer}, SECONDS)
+        last = final(made, made.nodes[0])
+        for node in made.nodes:
+            wait_until(f"{node.name} goes on", lambda node=node: final(made, node)[0] > last[0] + 1, SECONDS)
+        chains = stopped(made, accused=[liar])
+        longest = max(chains, key=len)
+        assert all(one == longest[: len(one)] for one in chains)
 
 
 def silent(made: Federation, node: NodeProcess) -> set[str]:

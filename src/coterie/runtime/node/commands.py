@@ -61,7 +61,6 @@ class Commands:
             "rounds": spec.federation.rounds if spec is not None else None,
             "wanted": spec.federation.peers if spec is not None else None,
             "port": node.transport.port,
-            "dht_port": node.contacts.dht_port,
             "join_port": node.join_port.port if node.join_port is not None else None,
             "dht_port": node.contacts.dht_port,
             "bytes_sent": node.transport.bytes_sent,
