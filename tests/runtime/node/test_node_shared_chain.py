@@ -26,12 +26,24 @@ from coterie.ledger.shared import (
     SharedStore,
     Vote,
     audit_shared,
+    closing_alpha,
 )
 from coterie.network import Codec, Frame
 from coterie.protocols import Peer
 from coterie.protocols.consensus import ChainTerms, log
 from coterie.runtime.node.newcomer import new_peer
-from coterie.runtime.node.shared import FILE, START, CharterAsk, CharterText, NodeChain, VoterAsk, VoterKey
+from coterie.runtime.node.shared import (
+    FILE,
+    START,
+    CharterAsk,
+    CharterText,
+    CheckpointAsk,
+    CheckpointText,
+    NodeChain,
+    VoterAsk,
+    VoterKey,
+    save_pin,
+)
 
 FOUNDER = Identity.from_seed(bytes([1] * 32))
 GENESIS = Record.make(FOUNDER, "genesis", {"a": 1}, (), 1)
@@ -139,7 +151,7 @@ def test_all_get_the_founders_charter(tmp_path: Path) -> None:
         assert await nodes[1].chain.open(terms) is places[1]
         status = nodes[3].chain.status
         assert status is not None
-        assert (status["charter"], status["epoch"], status["final"]) == (charter.id.hex(), 0, 0)
+        assert (status["start"], status["epoch"], status["final"]) == (charter.id.hex(), 0, 0)
         nodes[2].stop()
         assert audit_shared(nodes[2].folder / FILE, GENESIS.id).fault is None, "the genesis record is in it"
 
@@ -158,7 +170,7 @@ def test_the_founder_waits_for_all_keys_and_the_others_for_the_founder(tmp_path:
         late.start()
         await waiting
         (place,) = await opened(late)
-        assert place.ledger.start.id.hex() == ann.chain.status["charter"]  # type: ignore[index]
+        assert place.ledger.start.id.hex() == ann.chain.status["start"]  # type: ignore[index]
 
     run(tmp_path, work)
 
@@ -242,23 +254,24 @@ def test_a_damaged_charter_comes_back_from_the_others(tmp_path: Path, caplog: py
     run(tmp_path, work)
 
 
-def add_block(ledger: SharedStore) -> None:
+def add_block(ledger: SharedStore, closes: bool = False) -> None:
     """The next block, final by the signatures of all."""
     state, height = ledger.chain.state, ledger.chain.height + 1
     who = {one.id: one for one in (Identity.from_seed(bytes([number] * 32)) for number in range(1, 5))}
+    leader = who[state.leader(height)]
     block = SharedBlock.make(
-        who[state.leader(height)],
+        leader,
         genesis=GENESIS.id,
-        epoch=0,
+        epoch=state.epoch,
         height=height,
         parent_height=height - 1,
         parent=ledger.chain.head,
         records=[],
-        closes=False,
-        proof=b"",
+        closes=closes,
+        proof=VrfKey.of(leader).prove(closing_alpha(state.beacon, height)) if closes else b"",
         time=height,
     )
-    votes = [Vote.make(one, GENESIS.id, 0, height, "final", block.id) for one in who.values()]
+    votes = [Vote.make(one, GENESIS.id, state.epoch, height, "final", block.id) for one in who.values()]
     ledger.add([FullSharedBlock.of(block, ())], Finality((), Certificate.of(votes, state.voters, state.rule)))
 
 
@@ -329,6 +342,56 @@ def test_no_record_before_the_log_is_on_disk(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_a_newcomer_begins_with_the_checkpoint_that_it_was_told(tmp_path: Path) -> None:
+    """Whatever else it is given is refused; it goes on from there, after a restart too."""
+
+    async def work(founder: Node, ann: Node, liar: Node, late: Node) -> None:
+        for place in await opened(founder, ann, liar, late):
+            add_block(place.ledger)
+            add_block(place.ledger, closes=True)
+            add_block(place.ledger)
+        late.stop()
+        for path in late.folder.iterdir():
+            path.unlink()
+        pin = ann.chain.pin
+        assert pin is not None
+        assert pin[0] == 1
+        save_pin(late.folder, pin)
+        late.start()
+        begins = ann.chain.open(ChainTerms())
+        older = (await begins).ledger.checkpoint(0)
+        liar.peer.handle(CheckpointAsk, lambda sender, question: CheckpointText(older.encode()))
+        founder.stop()
+        for again in range(2):
+            (place,) = await opened(late)
+            assert place.ledger.start.id == pin[1]
+            assert (place.ledger.chain.state.epoch, place.ledger.chain.height) == (1, again)
+            if not again:
+                place.ledger.receive((await opened(ann))[0].ledger.blocks(1, 0))
+                late.stop()
+                assert audit_shared(late.folder / FILE, GENESIS.id, pin[1]).fault is None
+                late.start()
+
+    run(tmp_path, work)
+
+
+def test_a_newcomer_does_not_believe_a_charter(tmp_path: Path) -> None:
+    """Nor founds one, though it be the founder's successor in everything but the key."""
+
+    async def work(founder: Node, ann: Node, bob: Node, late: Node) -> None:
+        await opened(founder, ann)
+        save_pin(late.folder, (1, bytes(32)))
+        late.peer.handle(CharterAsk, lambda sender, question: CharterText(b""))
+        waiting = asyncio.ensure_future(opened(late))
+        while not late.said:
+            await asyncio.sleep(0.01)
+        assert "checkpoint" in late.said[0]
+        assert not waiting.done()
+        waiting.cancel()
+
+    run(tmp_path, work)
+
+
 def test_a_charter_that_is_too_long_is_no_message() -> None:
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({"charter": b"x" * ((1 << 18) + 1)}, CharterText)
+        msgspec.convert({"charter": b"x" * (15 << 17)}, CharterText)

@@ -14,7 +14,7 @@ from coterie.errors import LedgerError
 from coterie.identity import Identity
 from coterie.identity import PeerId as Key
 from coterie.ledger.encoding import pack
-from coterie.ledger.shared import Charter, QuorumRule, SharedLedger, Voter, Voters
+from coterie.ledger.shared import Charter, Checkpoint, QuorumRule, SharedLedger, Voter, Voters
 from coterie.protocols.consensus.application import Application
 from coterie.protocols.consensus.consensus import Consensus
 from coterie.protocols.peer import Peer, PeerId
@@ -42,9 +42,9 @@ class ChainTerms:
         beacon = hashlib.sha256(_BEACON + pack((genesis, chosen.hash))).digest()
         return Charter.make(founder, genesis, chosen, beacon, self.rule, self.lock_epochs)
 
-    def require(self, charter: Charter) -> None:
-        """Raise LedgerError for a charter by other terms."""
-        if (charter.rule, charter.lock_epochs) != (self.rule, self.lock_epochs):
+    def require(self, start: Charter | Checkpoint) -> None:
+        """Raise LedgerError for a chain by other terms."""
+        if (start.rule, start.lock_epochs) != (self.rule, self.lock_epochs):
             raise LedgerError(
                 "the shared chain was founded on other terms than this peer's protocol has",
                 where="charter",

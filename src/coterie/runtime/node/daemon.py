@@ -162,7 +162,7 @@ class Node:
 
     def _brief(self) -> Briefing:
         text, signature = self.home.spec_text or ("", b"")
-        return Briefing(text, signature, tuple(self.contacts.endpoints()))
+        return Briefing(text, signature, tuple(self.contacts.endpoints()), self.part.chain.pin)
 
     def _layouts(self) -> dict[str, int]:
         layout = self.charter.genesis.layout

@@ -32,6 +32,7 @@ from coterie.protocols.membership import (
 from coterie.runtime.node.charter import Charter, begin_ledger, now_ms
 from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.node.messages import signed_spec
+from coterie.runtime.node.shared import save_pin
 from coterie.runtime.results import spec_text
 from coterie.runtime.work.runner import build_module
 from coterie.spec import Spec
@@ -157,6 +158,8 @@ async def _enter(
     contacts = table.contacts or [text for text in briefing.contacts if is_address(text)]
     if verify(joined.genesis.author, "spec", signed_spec(joined.genesis.id, briefing.spec), briefing.signature):
         home.save_spec(briefing.spec, briefing.signature)
+    if briefing.chain is not None:
+        save_pin(path, briefing.chain)
     home.save(table.model_copy(update={"federation": joined.genesis.id.hex(), "contacts": contacts}))
     return home, joined
 

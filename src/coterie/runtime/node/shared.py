@@ -1,10 +1,13 @@
 """A node's shared chain: where its charter comes from, and the files it lies in.
 
-    shared.start    what the chain starts from: the charter
+    shared.start    what the chain starts from: the charter, or a checkpoint
+    shared.pin      epoch and id of that checkpoint, where this peer has joined by an invitation
     shared.sqlite   the chain
 
 The founder asks the members that take part for their keys, signs the charter, and gives it to whoever asks; so does
-everybody who has it. What comes is believed for the founder's signature.
+everybody who has it. What comes is believed for the founder's signature. A newcomer is told the id of the present
+checkpoint by who lets it in, at the join port that its invitation names, and begins with that one: so it cannot be
+shown another history, written with stolen keys of earlier voters.
 
 Whether a peer may begin an empty log of its votes, or has lost one, is told by its own ledger, which others keep for
 it: before it votes for the first time it records there that it takes part. So a home that was put together anew around
@@ -29,8 +32,9 @@ from coterie.files import write_file
 from coterie.identity import PeerId, is_vrf_key, short_name
 from coterie.identity.vrf import VrfKey
 from coterie.ledger import Record
-from coterie.ledger.encoding import Hash
-from coterie.ledger.shared import Charter, SharedStore
+from coterie.ledger.encoding import Hash, Height
+from coterie.ledger.shared import Charter, Checkpoint, SharedStore
+from coterie.ledger.shared.charter import decode_start
 from coterie.network import Message, message
 from coterie.protocols import Peer
 from coterie.protocols.consensus import ChainTerms, PeerChain, create, log
@@ -44,11 +48,11 @@ from coterie.protocols.consensus.messages import (
 from coterie.runtime.node.charter import Charter as Members
 from coterie.runtime.node.charter import now_ms
 
-FILE, START = "shared.sqlite", "shared.start"
+FILE, START, PIN = "shared.sqlite", "shared.start", "shared.pin"
 KIND = "shared chain"
 _LOOK = 0.5
 _ANSWER = 5.0
-_MOST_CHARTER = 1 << 18
+_MOST_START = 15 << 16
 _log = logging.getLogger("coterie.chain")
 
 
@@ -73,7 +77,26 @@ class CharterAsk(Message, frozen=True):
 class CharterText(Message, frozen=True):
     """This charter."""
 
-    charter: Annotated[bytes, msgspec.Meta(max_length=_MOST_CHARTER)]
+    charter: Annotated[bytes, msgspec.Meta(max_length=_MOST_START)]
+
+
+@message
+class CheckpointAsk(Message, frozen=True):
+    """What did this epoch begin with?"""
+
+    epoch: Height
+
+
+@message
+class CheckpointText(Message, frozen=True):
+    """With this checkpoint; empty where the sender does not know."""
+
+    checkpoint: Annotated[bytes, msgspec.Meta(max_length=_MOST_START)]
+
+
+def save_pin(folder: Path, pin: tuple[int, bytes]) -> None:
+    """Write down which checkpoint a new node must begin with: its epoch and id. Raises OutputError."""
+    _write(folder / PIN, msgspec.msgpack.encode(pin))
 
 
 class NodeChain:
@@ -85,24 +108,25 @@ class NodeChain:
     def __init__(self, folder: Path, members: Members, peer: Peer, say: Callable[[str, Sequence[PeerId]], Any]) -> None:
         self._folder, self._members, self._peer, self._say = folder, members, peer, say
         self._vrf = VrfKey.of(peer.identity).public
-        self._charter: Charter | None = None
+        self._begins: Charter | Checkpoint | None = None
         self._store: SharedStore | None = None
         self._chain: PeerChain | None = None
         peer.handle(VoterAsk, lambda sender, question: VoterKey(self._vrf))
         peer.handle(CharterAsk, self._on_charter_ask)
+        peer.handle(CheckpointAsk, self._on_checkpoint_ask)
         for kind in (ConsensusVote, ConsensusProposal, ConsensusCertificate, ConsensusAhead, ConsensusPull):
             peer.handle(kind, lambda sender, message: None)  # others may have begun already; consensus takes these over
 
     async def open(self, terms: ChainTerms) -> PeerChain:
         """The chain, once there is a charter. Raises LedgerError, and OutputError where the disk says no."""
         if self._chain is None:
-            charter = self._charter = self._kept() or await self._obtained(terms)
-            terms.require(charter)
-            founding = self._members.store.record(charter.genesis)
-            self._store = store = SharedStore(self._folder / FILE, charter, founding)
+            start = self._begins = self._kept() or await self._obtained(terms)
+            terms.require(start)
+            founding = self._members.store.record(start.genesis)
+            self._store = store = SharedStore(self._folder / FILE, start, founding)
             if store.damage is not None:
                 _log.warning("%s", store.damage)
-            self._begin_log(charter)
+            self._begin_log(store.chain.state)
             self._chain = PeerChain(store, self._known, self._known, now_ms)
         return self._chain
 
@@ -119,7 +143,7 @@ class NodeChain:
         height = consensus.stands[1] if consensus is not None else 0
         stuck = consensus.machine.missing() if consensus is not None and consensus.machine.fired else []
         return {
-            "charter": store.start.id.hex(),
+            "start": store.start.id.hex(),
             "epoch": state.epoch,
             "final": store.chain.height,
             "height": height,
@@ -132,51 +156,72 @@ class NodeChain:
         if self._store is not None:
             self._store.close()
 
-    # The charter
+    @property
+    def pin(self) -> tuple[int, bytes] | None:
+        """Epoch and id of the present checkpoint, for a newcomer; None while there is no chain."""
+        if self._store is None:
+            return None
+        state = self._store.chain.state
+        return state.epoch, state.id
 
-    def _kept(self) -> Charter | None:
-        path = self._folder / START
+    # What it starts from
+
+    def _kept(self) -> Charter | Checkpoint | None:
+        data = _read(self._folder / START)
+        if data is None:
+            return None
         try:
-            return self._read(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise LedgerError(
-                f"what the shared chain starts from cannot be read: {error.strerror or error}",
-                where=str(path),
-                remedy="Check the permissions.",
-            ) from None
+            return self._believed(decode_start(data))
         except LedgerError as error:
-            _log.warning("%s is no good (%s): the others are asked for it", path, error)
+            _log.warning("%s is no good (%s): the others are asked for it", self._folder / START, error)
             return None
 
-    def _read(self, data: bytes) -> Charter:
-        """A charter of this federation's founder. Raises LedgerError."""
-        charter = Charter.decode(data)
-        if (charter.genesis, charter.founder) != (self._members.store.genesis, self._members.founder):
-            raise LedgerError("a charter of another federation, or by another founder")
-        return charter
+    def _believed(self, start: Charter | Checkpoint) -> Charter | Checkpoint:
+        """A charter by this federation's founder, or the checkpoint that is pinned. Raises LedgerError."""
+        pin = self._pinned()
+        if isinstance(start, Charter) and pin is None:
+            good = (start.genesis, start.founder) == (self._members.store.genesis, self._members.founder)
+        else:
+            good = start.genesis == self._members.store.genesis and pin == (_epoch(start), start.id)
+        if not good:
+            raise LedgerError("not what this federation's shared chain starts from")
+        return start
 
-    async def _obtained(self, terms: ChainTerms) -> Charter:
+    def _pinned(self) -> tuple[int, bytes] | None:
+        data = _read(self._folder / PIN)
+        try:
+            return None if data is None else _pin.decode(data)
+        except (msgspec.MsgspecError, ValueError):
+            raise LedgerError(
+                "which checkpoint the shared chain starts from is written there, and cannot be read",
+                where=str(self._folder / PIN),
+                remedy="Join again with a new invitation and a new --home; the old key can be succeeded.",
+            ) from None
+
+    async def _obtained(self, terms: ChainTerms) -> Charter | Checkpoint:
+        own, pin = self._peer.id, self._pinned()
         while True:
-            own = self._peer.id
             others = self._members.others(own)
-            charter = await self._of_others(others)
-            if charter is None and own == self._members.founder:
-                charter = await self._founded(terms)
-            if charter is not None:
-                self._keep(charter)
-                return charter
-            await self._say("waits for the charter of the shared chain, which the founder signs", others)
+            start = await self._of_others(others, pin)
+            if start is None and pin is None and own == self._members.founder:
+                start = await self._founded(terms)
+            if start is not None:
+                _write(self._folder / START, start.encode())
+                return start
+            what = "charter of the shared chain, which the founder signs"
+            await self._say(f"waits for the {what if pin is None else 'checkpoint that it joined with'}", others)
             await asyncio.sleep(_LOOK)
 
-    async def _of_others(self, others: Sequence[PeerId]) -> Charter | None:
-        for peer, answer in zip(others, await self._peer.ask_all(others, CharterAsk(), _ANSWER), strict=True):
-            if isinstance(answer, CharterText) and answer.charter:
-                try:
-                    return self._read(answer.charter)
-                except LedgerError as error:
-                    self._peer.metrics.dropped(peer, error)
+    async def _of_others(self, others: Sequence[PeerId], pin: tuple[int, bytes] | None) -> Charter | Checkpoint | None:
+        question = CharterAsk() if pin is None else CheckpointAsk(pin[0])
+        for peer, answer in zip(others, await self._peer.ask_all(others, question, _ANSWER), strict=True):
+            data = answer.charter if isinstance(answer, CharterText) else b""
+            data = answer.checkpoint if isinstance(answer, CheckpointText) else data
+            try:
+                if data:
+                    return self._believed(decode_start(data))
+            except LedgerError as error:
+                self._peer.metrics.dropped(peer, error)
         return None
 
     async def _founded(self, terms: ChainTerms) -> Charter | None:
@@ -195,34 +240,33 @@ class NodeChain:
         voters = {peer: (keys[peer], weight) for peer, weight in weights.items()}
         return terms.charter(self._peer.identity, self._members.store.genesis, voters)
 
-    def _keep(self, charter: Charter) -> None:
-        path = self._folder / START
-        try:
-            write_file(path, charter.encode())
-        except OSError as error:
-            raise OutputError(
-                f"the charter cannot be written: {error.strerror or error}", where=str(path), remedy="Make room."
-            ) from None
-
     def _on_charter_ask(self, sender: PeerId, question: CharterAsk) -> CharterText:
         """Also before this node's protocol has begun, and after its end."""
         try:
-            self._charter = self._charter or self._kept()
+            self._begins = self._begins or self._kept()
         except CoterieError as error:
             _log.error("%s", error)
-        return CharterText(b"" if self._charter is None else self._charter.encode())
+        return CharterText(self._begins.encode() if isinstance(self._begins, Charter) else b"")
+
+    def _on_checkpoint_ask(self, sender: PeerId, question: CheckpointAsk) -> CheckpointText:
+        found: Checkpoint | None = None
+        try:
+            found = None if self._store is None else self._store.checkpoint(question.epoch)
+        except LedgerError as error:
+            _log.error("%s", error)
+        return CheckpointText(b"" if found is None else found.encode())
 
     # Who is who, and what was said before
 
     def _known(self, peer: PeerId) -> PeerId | None:
         return peer if self._members.membership_has(peer) else None
 
-    def _begin_log(self, charter: Charter) -> None:
+    def _begin_log(self, state: Checkpoint) -> None:
         """Begin the log of this peer's votes, unless it has taken part before."""
-        content, own = {"start": charter.id.hex()}, self._peer
+        content, own = {"genesis": state.genesis.hex()}, self._peer
         recorded = any(record.kind == KIND and record.content == content for record in self._own_records())
-        if not recorded and log.read(own.store, charter.genesis) is None:
-            create(own.store, charter.genesis)
+        if not recorded and log.read(own.store, state.genesis) is None:
+            create(own.store, state.genesis, state.epoch)
         if not recorded:
             own.ledger.append(KIND, content)
 
@@ -232,3 +276,35 @@ class NodeChain:
             height += len(blocks)
             found += [Record.decode(data) for full in blocks for data in full.records]
         return found
+
+
+def _epoch(start: Charter | Checkpoint) -> int:
+    return start.epoch if isinstance(start, Checkpoint) else 0
+
+
+def _read(path: Path) -> bytes | None:
+    """Raises LedgerError for a file that is there and cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LedgerError(
+            f"what the shared chain starts from cannot be read: {error.strerror or error}",
+            where=str(path),
+            remedy="Check the permissions.",
+        ) from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_file(path, content)
+    except OSError as error:
+        raise OutputError(
+            f"what the shared chain starts from cannot be written: {error.strerror or error}",
+            where=str(path),
+            remedy="Make room, or check the permissions.",
+        ) from None
+
+
+_pin = msgspec.msgpack.Decoder(tuple[int, bytes])
