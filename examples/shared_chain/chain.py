@@ -6,6 +6,7 @@ coterie run --set federation.protocol=chain.py:chain --set federation.peers=7 --
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -24,7 +25,7 @@ async def chain(
     pause: Annotated[float, Field(ge=0)] = 0.0,
     delay: Annotated[float, Field(gt=0)] = 0.5,
 ) -> None:
-    """``rounds`` final blocks, each ``closing``-th of an epoch the one that closes it; ``pause`` seconds before each.
+    """``rounds`` notes, each ``closing``-th block of an epoch the one that closes it; ``pause`` seconds before each.
 
     ``delay``: seconds within which messages should arrive.
     """
@@ -51,7 +52,7 @@ class Notes:
         self._wanted = 0
 
     async def reach(self, count: int) -> None:
-        """Return when so many blocks are final. Raises what went wrong in consensus."""
+        """Return when so many notes are final. Raises what went wrong in consensus."""
         if self.count < count:
             self._wanted, self._reached = count, asyncio.get_running_loop().create_future()
             await self._reached
@@ -71,25 +72,36 @@ class Notes:
     async def payload(self, view: View) -> Payload | None:
         if self._is_enough(view):
             return None
-        content = {"by": self._peer.id, "place": f"{view.epoch}.{view.height}"}
+        content = {"number": self._number(view), "by": self._peer.id}
         return Payload([Record.make(self._peer.identity, "note", content, time=self._place.now())], self._closes(view))
 
     async def accepts(self, view: View, block: SharedBlock, records: tuple[Record, ...]) -> bool:
-        notes = [record for record in records if record.kind == "note"]  # consensus adds records of its own
+        notes = _notes(records)
         if not notes:
             return not block.closes
-        return [note.author for note in notes] == [block.proposer] and block.closes == self._closes(view)
+        said = [(note.author, note.content.get("number")) for note in notes]
+        return said == [(block.proposer, self._number(view))] and block.closes == self._closes(view)
 
     def final(self, block: SharedBlock, records: tuple[Record, ...]) -> None:
-        self.stands, self.count = (block.epoch, block.height), self.count + 1
-        self._in_epoch = 0 if block.closes else self._in_epoch + 1
+        for note in _notes(records):  # one that has begun with a checkpoint learns the number from the first
+            self.count = int(note.content["number"])
+        self.stands, self._in_epoch = (block.epoch, block.height), 0 if block.closes else self._in_epoch + 1
         kept = {"stands": list(self.stands), "count": self.count, "in_epoch": self._in_epoch}
         self._peer.store.put("chain", kept)
         if self._reached is not None and not self._reached.done() and self.count >= self._wanted:
             self._reached.set_result(None)
 
     def _is_enough(self, view: View) -> bool:
-        return self.count + len(view.ancestors) >= self._rounds
+        return self._number(view) > self._rounds
+
+    def _number(self, view: View) -> int:
+        """Of the next note, from 1."""
+        return self.count + sum(len(_notes(block.records)) for block in view.ancestors) + 1
 
     def _closes(self, view: View) -> bool:
         return self._in_epoch + len(view.ancestors) + 1 >= self._closing
+
+
+def _notes(records: Sequence[Record]) -> list[Record]:
+    """Without what consensus itself has recorded."""
+    return [record for record in records if record.kind == "note"]

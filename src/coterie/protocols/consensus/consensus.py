@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 from coterie.errors import LedgerError, MessageError, OutputError
 from coterie.identity import PeerId as Key
+from coterie.identity import short_name
 from coterie.ledger.shared import (
     Accusation,
     Batch,
@@ -118,7 +119,7 @@ class Consensus:
             return f"a block to be due at {state.epoch}.{self.machine.height}"
         quiet = sum(state.voters.members[place].weight for place in silent)
         keys = [state.voters.members[place].key for place in silent]
-        names = ", ".join(self._peer_of(key) or key[:12] for key in keys[:_NAMED])
+        names = ", ".join(map(self._called, keys[:_NAMED]))
         more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
         where = f"{state.epoch}.{self.machine.height}"
         heard = f"{state.voters.total - quiet} of {state.voters.total} of the weight"
@@ -387,6 +388,11 @@ class Consensus:
 
     def _peer_at(self, place: int) -> PeerId | None:
         return self._peer_of(self.machine.state.voters.members[place].key)
+
+    def _called(self, key: Key) -> str:
+        """As logs have it."""
+        name = self._peer_of(key)
+        return short_name(key) if name in (None, key) else str(name)
 
     def _pulls_ended(self, pulls: asyncio.Future[None]) -> None:
         if not pulls.cancelled() and (error := pulls.exception()) is not None:
