@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import subprocess
+import tomllib
 from pathlib import Path
 
-from chain_nodes import SECONDS, blocks_of, chain, final, finish, kill_leaders, seven, stopped, wait_for_blocks
+from chain_nodes import (
+    PROTOCOL,
+    SECONDS,
+    blocks_of,
+    chain,
+    final,
+    finish,
+    kill_leaders,
+    seven,
+    stopped,
+    wait_for_blocks,
+)
 from processes import COTERIE
 from real_nodes import Federation, wait_until
 
-from coterie.ledger.shared import FullSharedBlock
+from coterie.ledger.shared import FullSharedBlock, audit_shared
 from coterie.runtime.node.processes import NodeProcess
+from coterie.runtime.run import run
+
+
+def test_the_example_runs_in_virtual_time_and_in_processes(tmp_path: Path) -> None:
+    sets = ["federation.peers=4", "federation.rounds=6", "model.name=softmax", "chain.closing=3", "chain.delay=0.3"]
+    sets.append(f"federation.protocol={PROTOCOL}:chain")
+    simulated = run(None, sets=sets, out=tmp_path / "simulated", workers=0)
+    real = run(None, sets=sets, out=tmp_path / "real", on="processes")
+    assert simulated.status == real.status == "ok"
+    homes = sorted((tmp_path / "real" / "nodes").iterdir())
+    genesis = tomllib.loads((homes[0] / "node.toml").read_text())["federation"]
+    assert [audit(home, genesis) for home in homes] == [(0, "")] * 4
+    found = audit_shared(homes[0] / "shared.sqlite", bytes.fromhex(genesis))
+    assert found.blocks >= 6
+    assert found.chain is not None
+    assert found.chain.state.epoch >= 1
 
 
 def test_leaders_that_are_killed(tmp_path: Path) -> None:

@@ -58,6 +58,23 @@ def test_split(tmp_path: Path, row: Row) -> None:
     row("notes", f"{len(chain)} blocks; the next one {seconds:.1f} s after healing; all stores alike and sound")
 
 
+def test_all_killed(tmp_path: Path, row: Row) -> None:
+    row("what", "SIGKILL of all seven voters at once, twice")
+    with seven(tmp_path, 40, pause=0.3) as made:
+        made.start()
+        for count in (10, 25):
+            wait_for_blocks(made, made.nodes[0], count)
+            for node in made.nodes:
+                kill(node)
+            before = max((blocks_of(node) for node in made.nodes), key=len)
+            for node in made.nodes:
+                node.start()
+            made.introduce()
+        chain = finish(made)
+    assert chain[: len(before)] == before
+    row("notes", f"{len(chain)} blocks; what any of them had as final still is; all stores alike and sound")
+
+
 def test_successor(tmp_path: Path, row: Row) -> None:
     """One of four is lost with its key; who takes its place begins with the checkpoint that it is told, and follows."""
     row("what", "a successor joins a shared chain by a checkpoint")
