@@ -31,19 +31,18 @@ from coterie.ledger.shared import (
 from coterie.network import Codec, Frame
 from coterie.protocols import Peer
 from coterie.protocols.consensus import ChainTerms, log
-from coterie.runtime.node.newcomer import new_peer
-from coterie.runtime.node.shared import (
-    FILE,
+from coterie.runtime.node.chain_start import (
     START,
     CharterAsk,
     CharterText,
     CheckpointAsk,
     CheckpointText,
-    NodeChain,
     VoterAsk,
     VoterKey,
     save_pin,
 )
+from coterie.runtime.node.newcomer import new_peer
+from coterie.runtime.node.shared import FILE, NodeChain
 
 FOUNDER = Identity.from_seed(bytes([1] * 32))
 GENESIS = Record.make(FOUNDER, "genesis", {"a": 1}, (), 1)

@@ -29,10 +29,10 @@ from coterie.protocols.membership import (
     join,
     recover,
 )
+from coterie.runtime.node.chain_start import save_pin
 from coterie.runtime.node.charter import Charter, begin_ledger, now_ms
 from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.node.messages import signed_spec
-from coterie.runtime.node.shared import save_pin
 from coterie.runtime.results import spec_text
 from coterie.runtime.work.runner import build_module
 from coterie.spec import Spec
