@@ -101,6 +101,7 @@ class Node:
         own = PeerLedger(identity, self.charter.store)
         ledger = _Ledger(own)
         self.peer: Peer = new_peer(identity.id, self.transport, ledger)
+        self.peer.identity = identity
         ledger.chains = self.chains = Chains(self.peer, self.charter.store, own, self._ever_members)
         self.peer.handle(StandingAsk, lambda sender, question: self._standing())
         self.peer.handle(SpecAsk, self._on_spec_ask)

@@ -71,6 +71,9 @@ class FileStore:
             ) from error
         self._values[key] = value
 
+    def put_durably(self, key: str, value: Any) -> None:
+        FileStore.put(self, key, value)
+
     def _path(self, key: str) -> Path:
         if not _KEY.fullmatch(key):
             raise OutputError(
@@ -95,7 +98,7 @@ class StateStore(FileStore):
     """What a protocol keeps. Where the disk takes no more, the protocol goes on.
 
     The value is then held in memory only, and written with the next one that there is room for; a crash meanwhile goes
-    back to the last one written.
+    back to the last one written. ``put_durably`` raises instead.
     """
 
     def put(self, key: str, value: Any) -> None:
