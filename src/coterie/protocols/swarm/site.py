@@ -103,13 +103,17 @@ class Adopted:
 class SwarmSite(Protocol):
     """One site's model and data, as protocol swarm uses them.
 
-    ``check_in`` may take as long as training takes. Meanwhile the protocol may call ``merge`` or ``digest``, but only
-    while this site has checked in and trains alone because nothing can be merged; otherwise one call at a time.
-    Cancelling any of them is a crash: it must leave a state in which the protocol can begin again.
+    One call at a time, but for ``digest`` and ``blocked``, which may come at any time. Cancelling a call is a crash: it
+    must leave a state in which the protocol can begin again.
     """
 
     @property
     def terms(self) -> Terms: ...
+
+    @property
+    def layout_hash(self) -> str:
+        """Of the site's model; models of another one are refused."""
+        ...
 
     async def check_in(self, round: int) -> CheckedIn:
         """Train to the next check-in. ``round``: the merges so far, as this peer knows.
