@@ -27,6 +27,8 @@ from coterie.protocols.swarm.roll import Heard
 from coterie.protocols.swarm.training import Proposal, Training
 
 _RESEND = 1.0
+_PAUSE = 0.01
+"""Between two looks at least: what many peers say at nearly the same time is looked at once."""
 _log = logging.getLogger("coterie.swarm")
 
 
@@ -53,8 +55,11 @@ class Leading:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
+            rung = self._training.bell.rung
             self._tick()
-            await self._training.bell.wait(self._training.settings.beat)
+            await asyncio.sleep(_PAUSE)
+            if self._training.bell.rung == rung:
+                await self._training.bell.wait(self._training.settings.beat)
 
     def _tick(self) -> None:
         training = self._training
@@ -192,9 +197,9 @@ class Leading:
         )
         present = tuple(key for key in there if key in voters)
         gathering = quorum.Gathering(
-            members=members,
-            reachable=there if len(present) >= votes else present,
-            ready=tuple(ready),
+            members=tuple(map(training.name, members)),
+            reachable=tuple(map(training.name, there if len(present) >= votes else present)),
+            ready=tuple(map(training.name, ready)),
             seconds=0.0 if self._first is None else now - self._first,
             since_enough=None if self._enough is None else now - self._enough,
         )

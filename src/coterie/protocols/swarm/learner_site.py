@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from coterie.protocols.swarm.checkin import Mode
 from coterie.protocols.swarm.site import Adopted, CheckedIn, Part, Terms
 
 _KEY = "swarm site"
+_REST = 1.0
 
 
 class Judged(Protocol):
@@ -44,9 +46,10 @@ class MergingLearner(PeerLearner, Protocol):
 
 
 class LearnerSite:
-    """Implements ``SwarmSite``. It is done after ``rounds`` merges, or so many intervals of its own.
+    """Implements ``SwarmSite``. It is done after ``rounds`` merges.
 
-    A peer that falls behind, or comes late, goes on in the round of the merge that it adopts. ``node_weight``: 1 to
+    A peer that falls behind, or comes late, goes on in the round of the merge that it adopts. One that trains alone
+    because nothing can be merged does so for ``rounds`` intervals at most, and waits then. ``node_weight``: 1 to
     100; ``by_samples``: whether it also weighs by its training samples; ``steps``: batches an interval, None for the
     spec's.
     """
@@ -87,11 +90,13 @@ class LearnerSite:
             await self._learner.adopt(self._vector)
             self._lost = False
         number = max(self._done, round)
-        if number < self._rounds or self._vector is None:
+        if number >= self._rounds and self._vector is not None:
+            await asyncio.sleep(_REST)
+        else:
             fitted = await self._learner.fit(min(number, self._rounds - 1), self._steps)
             self._loss, self._vector = fitted.loss, fitted.snapshot
             self._peer.publish(fitted.snapshot, number)
-        self._done = number + 1
+        self._done = min(number + 1, self._rounds)
         snapshot, figures = self._vector, self._figures
         digest = await self._learner.digest(snapshot)
         self._save()
@@ -104,7 +109,7 @@ class LearnerSite:
             epochs=self._done,
             loss=None if figures is None else figures[0],
             metric=None if figures is None else figures[1],
-            ending=self._done >= self._rounds,
+            ending=round + 1 >= self._rounds,
             mode=self._mode,
         )
 
