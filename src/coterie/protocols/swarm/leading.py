@@ -38,8 +38,8 @@ class Leading:
     def __init__(self, training: Training, ordering: Ordering, chores: Chores) -> None:
         self._training, self._ordering, self._chores = training, ordering, chores
         self._leads = False
-        self._fetches: list[bytes] = []
-        """Proposals whose models are on the way, by the ids of their records."""
+        self._fetches: dict[bytes, Key] = {}
+        """Proposals whose models are on the way, by the ids of their records, and their leaders."""
         self._enough: float | None = None
         self._first: float | None = None
         """When ``min_peers`` were ready, and when the first was, as seen here."""
@@ -75,7 +75,7 @@ class Leading:
             if training.proposals:
                 for name in sorted(training.proposals):
                     self._spread(training.proposals[name])
-            elif not self._leads and not self._fetches:
+            elif not self._leads and not any(training.there(leader) for leader in self._fetches.values()):
                 self._leads = True
                 self._chores.begin(self._lead(training.state.epoch))
         for name in sorted(training.proposals):
@@ -167,14 +167,14 @@ class Leading:
             raise MessageError(error.what, where=sender) from None
         name = found.record.id
         if name not in training.proposals and name not in self._fetches:
-            self._fetches.append(name)
+            self._fetches[name] = found.leader
             self._chores.begin(self._hold(found))
 
     async def _hold(self, found: rules.MergeBlock) -> None:
         try:
             await self._ordering.hold(found)
         finally:
-            self._fetches.remove(found.record.id)
+            del self._fetches[found.record.id]
             self._training.bell.ring()
 
     # Deciding
@@ -223,7 +223,9 @@ class Leading:
             if key == training.key:
                 if training.idle:
                     return key
-            elif not training.there(key) or not training.roll.is_idle(key, training.state.epoch):
+            elif key in training.liars or not training.there(key):
+                continue
+            elif not training.roll.is_idle(key, training.state.epoch):
                 continue
             elif not training.roll.is_stuck(key, now, training.settings.leader_patience):
                 return key

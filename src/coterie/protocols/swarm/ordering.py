@@ -187,6 +187,8 @@ class Ordering:
             return True
         error = LedgerError("the merged model is not the merge of the models", where=found.record.where)
         training.peer.metrics.dropped(training.name(found.leader), error)
+        if found.leader not in training.liars:
+            training.liars.append(found.leader)
         return False
 
     # Who votes

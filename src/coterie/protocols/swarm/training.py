@@ -79,6 +79,8 @@ class Training:
     idle: bool = False
     """This peer waits for the merge."""
     progress: int = 0
+    liars: list[Key] = field(default_factory=list)
+    """Leaders that were found to have passed off another model as the merge; they are not waited for."""
     merged: Snapshot | None = None
     """The last merged model, where it is here."""
     merged_serial: int = 0
