@@ -127,9 +127,10 @@ class Training:
         return key == self.key or self.roll.is_there(key, self.peer.clock.time())
 
     def check_ins(self) -> dict[Key, CheckInRecord]:
-        """For this epoch's merge, the own one too, by their authors, sorted; on the same terms."""
+        """For this epoch's merge, of those that are there, this peer too; on the same terms. By authors, sorted."""
         heard = self.roll.check_ins(self.state.epoch)
-        found = {key: check_in for key, check_in in heard.items() if self.is_member(key) and self.fits(check_in)}
+        here = [key for key in heard if self.is_member(key) and self.there(key) and self.fits(heard[key])]
+        found = {key: heard[key] for key in here}
         if self.check_in is not None and self.check_in.says.epoch == self.state.epoch:
             found[self.key] = self.check_in
         return dict(sorted(found.items()))
