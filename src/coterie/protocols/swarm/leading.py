@@ -70,7 +70,7 @@ class Leading:
             self._tell_user(None)
             return
         decision = self._decide()
-        self._tell_user(decision.reason if isinstance(decision, quorum.Blocked) else None)
+        self._tell_user(decision.reason + self._odd() if isinstance(decision, quorum.Blocked) else None)
         if isinstance(decision, quorum.Merge) and self._acting() == training.key:
             if training.proposals:
                 for name in sorted(training.proposals):
@@ -185,7 +185,7 @@ class Leading:
         ready = training.check_ins()
         heard = [key for key in training.roll.heard if training.is_member(key)]
         members = tuple(sorted({training.key, *heard, *(voter.key for voter in voters.members)}))
-        there = tuple(key for key in members if training.there(key))
+        there = tuple(key for key in members if training.there(key) and not training.differs(key))
         self._first = self._first if self._first is not None else (now if ready else None)
         if len(ready) < terms.min_peers:
             self._enough = None
@@ -230,6 +230,12 @@ class Leading:
             elif not training.roll.is_stuck(key, now, training.settings.leader_patience):
                 return key
         return None
+
+    def _odd(self) -> str:
+        """A sentence on those who train on other terms."""
+        training = self._training
+        odd = [training.name(key) for key in sorted(training.roll.heard) if training.differs(key)]
+        return f" On other terms: {', '.join(odd)}." if odd else ""
 
     def _tell_user(self, reason: str | None) -> None:
         training = self._training

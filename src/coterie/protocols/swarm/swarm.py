@@ -68,7 +68,7 @@ class Swarm:
         self._peer, self._site = peer, site
         self._chores = Chores(self._fail)
         self._over: asyncio.Future[None] | None = None
-        self._ordering = Ordering(self.training, self._changed)
+        self._ordering = Ordering(self.training, self._changed, self._fail)
         self._leading = Leading(self.training, self._ordering, self._chores)
         memory = peer.store.get(_KEY) or {}
         self._serial: int = memory.get("serial", 0)
@@ -242,7 +242,9 @@ class Swarm:
         self._save()
 
     def _fail(self, error: BaseException) -> None:
-        if self._over is not None and not self._over.done():
+        if self._over is None:
+            raise error
+        if not self._over.done():
             self._over.set_exception(error)
 
     # Memory

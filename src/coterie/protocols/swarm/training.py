@@ -135,6 +135,11 @@ class Training:
             found[self.key] = self.check_in
         return dict(sorted(found.items()))
 
+    def differs(self, key: Key) -> bool:
+        """Whether it has checked in on other terms."""
+        heard = self.roll.heard.get(key)
+        return heard is not None and heard.check_in is not None and not self.fits(heard.check_in)
+
     def fits(self, check_in: CheckInRecord) -> bool:
         return not self.agreed.against(check_in.says.agreed)
 
