@@ -11,7 +11,7 @@ import pytest
 import torch
 from swarm_world import LAYOUT, World, snapshot
 
-from coterie.errors import SpecError
+from coterie.errors import RunError, SpecError
 from coterie.ledger.records import Record
 from coterie.ledger.shared import SharedMemory
 from coterie.protocols.lanes import Lanes
@@ -42,7 +42,7 @@ def leaders(world, name="s0"):
 def test_leading_is_shared_evenly(worlds):
     world = worlds(count=4, rounds=12).begin()
     world.finish()
-    assert Counter(leaders(world)) == {name: 3 for name in world.names}
+    assert Counter(leaders(world)) == dict.fromkeys(world.names, 3)
     assert {node.site.merges for node in world.nodes.values()} == {3}
 
 
@@ -134,7 +134,6 @@ def test_one_on_other_terms_is_named_and_told(worlds, caplog):
     odd.site.terms = Terms("a training", 2, 64)
     with caplog.at_level(logging.ERROR, "coterie.swarm"):
         world.begin()
-        asyncio.set_event_loop(world.loop)
         world.loop.run_until_complete(asyncio.sleep(30))
     assert "s3 trains on other terms: sync_frequency 8 here and 64 there" in caplog.text
     error = odd.task.exception()
@@ -142,6 +141,18 @@ def test_one_on_other_terms_is_named_and_told(worlds, caplog):
     others = [node for node in world.nodes.values() if node is not odd]
     assert all(node.done for node in others) and len({node.final for node in others}) == 1
     odd.alive = False
+
+
+def test_two_and_two_on_different_terms_end_with_the_reason(worlds):
+    world = worlds(count=4, rounds=3, settings=Settings(full_wait=1.0, deadline=10.0))
+    for name in ("s2", "s3"):
+        world.nodes[name].site.terms = Terms("a training", 2, 64)
+    world.begin()
+    world.loop.run_until_complete(asyncio.sleep(60))
+    for node in world.nodes.values():
+        assert isinstance(node.task.exception(), RunError)
+        node.alive = False
+    assert "On other terms: s2, s3" in str(world.nodes["s0"].task.exception()).replace("s3, s2", "s2, s3")
 
 
 # Liars

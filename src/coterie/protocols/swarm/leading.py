@@ -223,9 +223,9 @@ class Leading:
             if key == training.key:
                 if training.idle:
                     return key
-            elif key in training.liars or not training.there(key):
-                continue
-            elif not training.roll.is_idle(key, training.state.epoch):
+            elif (
+                key in training.liars or not training.there(key) or not training.roll.is_idle(key, training.state.epoch)
+            ):
                 continue
             elif not training.roll.is_stuck(key, now, training.settings.leader_patience):
                 return key
