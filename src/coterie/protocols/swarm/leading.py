@@ -220,14 +220,9 @@ class Leading:
             [voter.key for voter in training.voters.members], training.state.turns, training.state.beacon
         )
         for key in order:
-            if key == training.key:
-                if training.idle:
-                    return key
-            elif (
-                key in training.liars or not training.there(key) or not training.roll.is_idle(key, training.state.epoch)
-            ):
-                continue
-            elif not training.roll.is_stuck(key, now, training.settings.leader_patience):
+            own, heard = key == training.key, training.there(key) and key not in training.liars
+            waits = training.idle if own else heard and training.roll.is_idle(key, training.state.epoch)
+            if waits and (own or not training.roll.is_stuck(key, now, training.settings.leader_patience)):
                 return key
         return None
 
