@@ -70,7 +70,14 @@ class LearnerSite:
         self.terms, self.remembers = terms, True
         self._peer, self._learner, self._rounds, self._method = peer, learner, rounds, method
         self._mode, self._weight, self._by_samples = mode, node_weight, by_samples
-        memory = peer.store.get(_KEY) or {"done": 0, "vector": None, "steps": steps, "figures": None, "loss": None}
+        memory = peer.store.get(_KEY) or {
+            "done": 0,
+            "vector": None,
+            "steps": steps,
+            "figures": None,
+            "loss": None,
+            "told": 0,
+        }
         self._done: int = memory["done"]
         """Intervals trained, or given up because others were ahead."""
         self._steps: int | None = memory["steps"]
@@ -79,6 +86,8 @@ class LearnerSite:
         self._loss: float | None = memory["loss"]
         """Of the last fit."""
         self._vector: Snapshot | None = memory["vector"]
+        self._told: int = memory["told"]
+        """The last merge that was reported."""
         self._lost = peer.returned and self._vector is not None
 
     @property
@@ -133,8 +142,9 @@ class LearnerSite:
                     remedy="Set data.validation above 0.",
                 )
             self._steps = adopted.next_interval
+        told, self._told = self._told, max(self._told, adopted.round)
         self._save()
-        if self._loss is not None:
+        if self._loss is not None and adopted.round > told:
             weights = {peer: shared.weight for peer, shared in adopted.shared.items()}
             self._peer.metrics.round_done(adopted.round - 1, self._loss, Mixed(weights, None, None, ()))
 
@@ -148,5 +158,6 @@ class LearnerSite:
             "steps": self._steps,
             "figures": self._figures,
             "loss": self._loss,
+            "told": self._told,
         }
         self._peer.store.put(_KEY, memory)

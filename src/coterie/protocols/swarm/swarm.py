@@ -268,8 +268,10 @@ class Swarm:
         self._ordering.replay()
         epoch = training.state.epoch
         if not self._site.remembers:
-            self._base = -1 if epoch else 0
             self._pending = self._pending if self._pending is not None and self._pending.ending else None
+        begins_there = training.state.over or not self._awaits()
+        if begins_there and (self._peer.returned or not self._site.remembers):
+            self._base = -1 if epoch else 0  # the last merged model is taken up, again where it was already
         if self._pending is not None:
             training.models.publish(self._pending.digest, self._pending.snapshot, epoch)
         digest, snapshot = memory.get("merged") or (None, None)
