@@ -83,8 +83,11 @@ class PeerLearner(Protocol):
         """Number of training samples."""
         ...
 
-    async def fit(self, round: int) -> Fitted:
-        """Train on the peer's own data, as the spec's ``[training]`` says for this round."""
+    async def fit(self, round: int, steps: int | None = None) -> Fitted:
+        """Train on the peer's own data, as the spec's ``[training]`` says for this round.
+
+        ``steps``: so many minibatches, in place of the spec's local steps or epochs.
+        """
         ...
 
     async def aggregate(

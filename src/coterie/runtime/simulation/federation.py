@@ -117,6 +117,7 @@ class Federation:
         attack = spec.choices.get("attack")
         self._crafting = publishes and attack is not None and falsifies(attack.component) == "own"
         self.observer = Observer(self, self.on_record, self.on_round)
+        identities = [_identity(spec.seed, number) for number in self.numbers]
         speeds = generator(spec.seed, "speed").lognormal(0.0, spec.compute.spread, spec.federation.peers)
         self.members = [
             Member(
@@ -133,7 +134,7 @@ class Federation:
                 ),
                 MemoryStore(),
                 Neighbourhood(self.ids, self.topology.adjacency[index]),
-                _identity(spec.seed, self.numbers[index]),
+                identities[index],
             )
             for index in range(count)
         ]
