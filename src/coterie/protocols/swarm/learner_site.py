@@ -12,7 +12,7 @@ from coterie.protocols.peer import Mixed, Peer, PeerLearner
 from coterie.protocols.swarm.checkin import Mode
 from coterie.protocols.swarm.site import Adopted, CheckedIn, Part, Terms
 
-_KEY = "swarm site"
+_KEY = "swarm-site"
 _REST = 1.0
 
 
