@@ -103,4 +103,6 @@ async def swarm(
     )
     place = await peer.chain(ChainTerms(QuorumRule(quorum, min_peers)))
     settings = Settings(full_wait, deadline, beat, silence, leader_patience, delay, recompute)
-    await Swarm(peer, site, place.ledger, settings, key_of=place.key_of, peer_of=place.peer_of, now=place.now).run()
+    training = Swarm(peer, site, place.ledger, settings, key_of=place.key_of, peer_of=place.peer_of, now=place.now)
+    place.consensus = training.consensus
+    await training.run()
