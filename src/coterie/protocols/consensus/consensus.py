@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -286,17 +287,21 @@ class Consensus:
                 height = batch.blocks[-1].block.height
             epoch, height = epoch + 1, 0
 
+    def _as_told(self, view: View) -> View:
+        """The view without ancestors that have become final, and been told, since the machine asked."""
+        return replace(view, ancestors=tuple(a for a in view.ancestors if a.block.height > self.machine.final))
+
     async def _ask_due(self, view: View) -> None:
-        await self.application.due(view)
+        await self.application.due(self._as_told(view))
         self.step(steps.Due(view.height))
 
     async def _judge(self, view: View, full: FullSharedBlock) -> None:
         checked = check_block(view.state, full, self.ledger.known)  # has been done, and is remembered
-        if await self.application.accepts(view, checked.block, checked.records):
+        if await self.application.accepts(self._as_told(view), checked.block, checked.records):
             self.step(steps.Judged(view.height, full.block.id))
 
     async def _draft(self, draft: steps.Draft) -> None:
-        payload = Payload() if draft.empty else await self.application.payload(draft.view)
+        payload = Payload() if draft.empty else await self.application.payload(self._as_told(draft.view))
         if payload is None:
             if not draft.needed:
                 return
