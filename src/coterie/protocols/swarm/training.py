@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -68,6 +69,8 @@ class Training:
     peer_of: Callable[[Key], PeerId | None]
     now: Callable[[], int]
     bell: Bell = field(default_factory=Bell)
+    at_work: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the site trains, merges or adopts: one thing at a time."""
     state: State = field(init=False)
     models: Models = field(init=False)
     roll: Roll = field(init=False)
