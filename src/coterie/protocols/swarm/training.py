@@ -29,9 +29,9 @@ class Settings:
     """The rest is waited for so long, once ``min_peers`` have checked in."""
     deadline: float = 300.0
     """Too few check-ins for so long are an error at a site that has nothing left to train, and told at others."""
-    beat: float = 0.5
+    beat: float = 0.4
     """Between two signs of life."""
-    silence: float = 2.0
+    silence: float = 1.5
     """A peer that is not heard for so long counts as gone."""
     leader_patience: float = 120.0
     """A leader that is there and does not get on for so long is passed over."""
