@@ -49,9 +49,10 @@ class CatchUp:
         self._peer.handle(ConsensusPull, self._on_pull)
         self._peer.handle(ConsensusAhead, self._on_ahead)
 
-    def want(self) -> None:
-        """Ask somebody as soon as may be."""
-        self._wanted.set()
+    def want(self, stood: tuple[int, int] | None = None) -> None:
+        """Ask somebody as soon as may be; where this peer ``stood`` at a place, only if it is there still."""
+        if stood is None or stood == self._consensus.stands:
+            self._wanted.set()
 
     def hint(self, to: PeerId) -> None:
         """Tell one that is behind that this peer is not; at most once in D / 2."""
@@ -86,7 +87,14 @@ class CatchUp:
         if self._ahead and dice.randrange(4):
             return dice.choice(list(self._ahead))
         others = self._consensus.unheard() or self._consensus.others()
+        if self._is_alone() and (not others or not dice.randrange(4)):
+            others = self._consensus.members() or others
         return dice.choice(others) if others else None
+
+    def _is_alone(self) -> bool:
+        """Whether the voters that this peer knows of may all be gone since: others must then be asked as well."""
+        machine = self._consensus.machine
+        return not machine.votes or len(machine.silent()) >= len(machine.state.voters) - 1
 
     async def _pull(self, whom: PeerId) -> bool:
         """Whether the answer brought final blocks, so that there may be more where they came from."""
@@ -144,7 +152,7 @@ class CatchUp:
                     blocks.append(full)
             for height in sorted(machine.tallies):
                 if height >= pull.gap:
-                    for certificate in machine.tallies[height].certificates.values():
+                    for certificate in filter(machine.may_tell, machine.tallies[height].certificates.values()):
                         room -= len(certificate.encode())
                         if room >= 0 and len(certificates) < MOST_NEWS:
                             certificates.append(certificate)
