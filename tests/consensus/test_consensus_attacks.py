@@ -1,5 +1,6 @@
 """Ways in which a lying member, or bad luck with disks, once hurt an honest peer. Each test is one of them."""
 
+import asyncio
 import contextlib
 
 import pytest
@@ -13,9 +14,9 @@ from coterie.ledger.records import Record
 from coterie.ledger.shared import Accusation, Certificate, Evidence, FullSharedBlock, NewKey, Proposal, Vote
 from coterie.ledger.shared.changes import read, record
 from coterie.ledger.shared.votes import NO_BLOCK
-from coterie.protocols.consensus import View, log, simplex, steps
+from coterie.protocols.consensus import Consensus, View, log, simplex, steps
 from coterie.protocols.consensus.drafting import accusations
-from coterie.protocols.consensus.messages import ConsensusPull
+from coterie.protocols.consensus.messages import ConsensusAhead, ConsensusNews, ConsensusPull
 
 NAMES = ["p0", "p1", "p2", "p3"]
 
@@ -64,11 +65,7 @@ def test_a_vote_that_is_not_in_the_log_leaves_in_no_certificate_either(worlds):
     world.until(lambda: not victim.machine.votes, 30)
     other.die()  # the rest is no quorum without the victim, and asks it
     world.wait(60)
-    logged = {
-        (entry.height, vote.kind)
-        for entry in log.read(victim.disk, GENESIS).entries
-        for vote in entry.votes
-    }
+    logged = {(entry.height, vote.kind) for entry in log.read(victim.disk, GENESIS).entries for vote in entry.votes}
     place = victim.machine.place
     final = victim.machine.final
     own = [c for c in sent if place in dict(c.votes) and c.height > final]
@@ -188,7 +185,9 @@ def test_a_proposal_without_good_certificates_costs_no_check_of_its_records(monk
     checked = simplex.check_block
     monkeypatch.setattr(simplex, "check_block", lambda *what: (looked.append(what), checked(*what))[1])
     block = bench.block(3)
-    forged = [Certificate(0, height, "dummy", NO_BLOCK, ((0, bytes(64)), (1, bytes(64)), (2, bytes(64)))) for height in (1, 2)]
+    forged = [
+        Certificate(0, height, "dummy", NO_BLOCK, ((0, bytes(64)), (1, bytes(64)), (2, bytes(64)))) for height in (1, 2)
+    ]
     with pytest.raises(LedgerError, match="not signed"):
         bench.propose(block, None, forged)
     assert looked == []
@@ -198,7 +197,7 @@ def test_a_proposal_without_good_certificates_costs_no_check_of_its_records(monk
 
 
 def test_what_the_application_raises_of_blocks_that_were_pulled_ends_the_run_too(worlds):
-    """Even where it looks like a fault of the sender: the block is in the ledger, and would be lost to the application."""
+    """Even where it looks like the sender's fault: the block is in the ledger, and lost to the application."""
     world = worlds([1] * 4, seed=1, pace=0.3)
 
     class Failing(App):
@@ -256,3 +255,62 @@ def test_an_application_that_speaks_of_another_epochs_block_is_not_heard():
     bench.step(steps.Proposed(Proposal(bench.block(1), None, ())))
     assert bench.told(did=bench.step(steps.Judged(1, b"7" * 32))) == []
     assert [vote.kind for vote in bench.told(did=bench.step(steps.Judged(1, bench.block(1).block.id)))] == ["block"]
+
+
+class Boaster(Consensus):
+    """Says again and again that it is far ahead, and answers nothing, or a block at a time as late as it may."""
+
+    drips = False
+
+    def boast(self) -> None:
+        for peer in [*self.others(), "late"]:
+            self.peer.send(peer, ConsensusAhead(1 << 40, 1))
+
+    async def answer(self, sender, pull):
+        if not self.drips:
+            return None
+        await asyncio.sleep(3.5)
+        history = self.ledger.blocks(pull.epoch, pull.final, 1)
+        return ConsensusNews(1 << 40, 1, history, (), ())
+
+    async def run(self) -> None:
+        self.peer.handle(ConsensusPull, self.answer)
+        boasts = asyncio.ensure_future(self._boast_on())
+        try:
+            await super().run()
+        finally:
+            boasts.cancel()
+
+    async def _boast_on(self) -> None:
+        while True:
+            self.boast()
+            await asyncio.sleep(0.2)
+
+
+class Dripper(Boaster):
+    drips = True
+
+
+@pytest.mark.parametrize("kind", [Boaster, Dripper])
+def test_a_member_that_boasts_does_not_keep_others_from_catching_up(worlds, kind):
+    """One that follows hears from nobody else. A question in vain costs 4 D, and an answer brings one epoch."""
+    world = worlds([1] * 4, seed=1, closing=3, kinds={"p3": kind}).begin()
+    world.wait(90)
+    before = world.progress()
+    assert before > 50
+    late = world.add("late", new=False)
+    late.start()
+    world.until(lambda: len(late.chain) >= before, 150)
+
+
+def test_who_was_cut_off_while_all_rest_hears_of_what_has_become_final(worlds):
+    """Nobody has anything to say when the network heals, and the application may wait for the very block it lacks."""
+    world = worlds([1] * 4, seed=1, partitions=[{"at": 0.0, "seconds": 30.0, "groups": [[3]]}]).begin()
+    world.nodes["p3"].app.resting = True
+    world.wait(10)
+    for node in world.nodes.values():
+        node.app.resting = True
+    world.wait(25)
+    final = max(len(node.chain) for node in world.up)
+    assert final > 3
+    world.until(lambda: len(world.nodes["p3"].chain) >= final, 600)

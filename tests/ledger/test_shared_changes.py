@@ -281,5 +281,7 @@ def test_one_seat_cannot_take_all_the_room_by_changing_its_key():
     BY_ID[seat], VRF[seat] = keys[2], VrfKey.of(keys[2])
     for _ in range(LOCK + 1):
         writer.close()
-    writer.close(move(keys[2], keys[3], writer.state.epoch))  # when the first ones are not locked any more there is room again
+    writer.close(
+        move(keys[2], keys[3], writer.state.epoch)
+    )  # when the first ones are not locked any more there is room again
     assert keys[3].id in writer.state.following

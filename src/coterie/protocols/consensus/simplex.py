@@ -312,7 +312,11 @@ class Simplex(Voting):
             self._consider()
 
     def _signed_unknowingly(self, certificate: Certificate, tally: Tally) -> bool:
-        if not self.votes or certificate.height <= self.unremembered or all(place != self.place for place, _ in certificate.votes):
+        if (
+            not self.votes
+            or certificate.height <= self.unremembered
+            or all(place != self.place for place, _ in certificate.votes)
+        ):
             return False
         mine = tally.mine.get(certificate.kind)
         return mine is None or mine.hash != certificate.hash
