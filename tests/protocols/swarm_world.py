@@ -26,7 +26,6 @@ from coterie.spec import NetworkTable, PartitionFault
 SIZE = 8
 LAYOUT = Layout((Slot("w", (SIZE,), (1,), "float32", 0),), SIZE, SIZE)
 FEDERATION = hashlib.sha256(b"a swarm").digest()
-BEAT = 0.5
 
 
 def identity(name: str) -> Identity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
@@ -170,8 +171,6 @@ def test_too_few_for_too_long_ends_with_the_reason(worlds):
 
 
 async def _ended(node) -> None:
-    import asyncio
-
     while not node.task.done():
         await asyncio.sleep(0.5)
 
@@ -200,3 +199,22 @@ def test_one_whose_own_state_is_lost_begins_at_the_last_merge(worlds):
     node.start()
     world.finish()
     assert node.site.adopted[0].round >= 3
+
+
+def test_a_model_that_others_count_on_is_there_after_a_crash(worlds):
+    world = worlds(count=3).begin()
+    held = lambda: [node for node in world.nodes.values() if node.swarm.training.proposals]  # noqa: E731
+    while len(held()) < 2:
+        world.loop.run_until_complete(asyncio.sleep(0.001))
+    holders, leaders = held(), [node for node in world.nodes.values() if node.site.merges]
+    for node in list(world.nodes.values()):
+        node.die()
+    others = [node for node in world.nodes.values() if node not in leaders]
+    for node in others:
+        node.start()
+    assert all(node.swarm.training.proposals for node in holders if node in others)
+    world.until(lambda: min(node.state.epoch for node in others) > 0, 30)  # and they need not merge once more
+    assert [node.site.merges for node in others] == [0, 0]
+    for node in leaders:
+        node.start()
+    world.finish()

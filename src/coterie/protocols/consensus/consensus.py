@@ -136,7 +136,7 @@ class Consensus:
         """Final blocks from another peer; whether they were new. Raises LedgerError for what is no good."""
         epoch = self.machine.state.epoch
         checked = self.ledger.receive(batch)
-        self._finalised(checked)
+        self._guard(partial(self._finalised, checked))  # what goes wrong from here on is not the sender's fault
         if self.ledger.chain.state.epoch > epoch:
             self._next_epoch()
         elif checked:
@@ -173,9 +173,12 @@ class Consensus:
                     self.peer.metrics.dropped(sender, error)
 
     def _perform(self, actions: Sequence[steps.Action]) -> None:
+        self._guard(partial(self._do_all, actions))
+
+    def _guard(self, work: Callable[[], None]) -> None:
         """Do what follows from a step. What goes wrong here is this peer's own trouble: it ends ``run``."""
         try:
-            self._do_all(actions)
+            work()
         except Exception as error:
             self.machine.over = True
             self._fail(error)
@@ -223,7 +226,7 @@ class Consensus:
                 if urgent:
                     self._catch_up.want()
                 elif not self._chores.awaits("pull"):
-                    self._chores.later("pull", self.delay, partial(self._want, self.stands))
+                    self._chores.later("pull", self.delay, partial(self._catch_up.want, self.stands))
             case steps.Stuck(times):
                 if times > 1 and not times & (times - 1):
                     _log.warning("consensus waits for %s", self.waits_for())
@@ -235,7 +238,7 @@ class Consensus:
 
     def _write_log(self) -> None:
         if self.machine.votes and not self._save_log():
-            self.machine.votes = False
+            self.machine.votes, self.machine.unlogged = False, True
 
     def _save_log(self) -> bool:
         """Whether the log is on disk."""
@@ -257,14 +260,10 @@ class Consensus:
             message = ConsensusProposal(what)
         else:
             message = ConsensusCertificate(what)
-        if isinstance(what, Vote | Proposal) and not self.machine.votes:
+        if not self.machine.may_tell(what):
             return  # it is not in the log
         whom = self.others() if to is None else [peer for place in to if (peer := self._peer_at(place)) is not None]
         self.peer.send_all(whom, message)
-
-    def _want(self, stood: tuple[int, int]) -> None:
-        if self.stands == stood:
-            self._catch_up.want()
 
     # The application
 
@@ -280,10 +279,8 @@ class Consensus:
         epoch, height = self.application.stands
         while epoch <= self.ledger.chain.state.epoch:
             while (batch := self.ledger.blocks(epoch, height)) is not None:
-                state = self.ledger.checkpoint(epoch)
                 for full in batch.blocks:
-                    if state is not None:
-                        self.application.final(full.block, full.read_records())
+                    self.application.final(full.block, full.read_records())
                 height = batch.blocks[-1].block.height
             epoch, height = epoch + 1, 0
 
@@ -307,7 +304,7 @@ class Consensus:
                 return
             payload = Payload()
         if not draft.empty:
-            shown = accusations(self.peer.identity, draft.view, self.evidence, self._now())
+            shown = accusations(self.peer.identity, draft.view, self.evidence, self._now(), payload.records)
             payload = Payload([*payload.records, *shown], payload.closes)
         self.step(steps.Drafted(make_block(self.peer.identity, draft, payload, self._now())))
 
@@ -366,10 +363,11 @@ class Consensus:
         return [peer for peer in self.others() if self._key_of(peer) not in self._heard]
 
     def answered(self, whom: PeerId, epoch: int) -> None:
-        """A peer has shown all it has; after a quorum of them it is known when this peer may vote again.
+        """A peer has shown all it has; after a quorum of *others* it is known when this peer may vote again.
 
-        Whoever voted in epoch e had seen a quorum close e - 1, and any two quorums have an honest voter in common: some
-        answer came from epoch e - 1 or later. So nothing this peer has said is newer than the epoch after this one.
+        Whoever voted in epoch e had seen a quorum close e - 1, and any two quorums have an honest voter in common, who
+        is not this peer: it remembers nothing. So some answer came from epoch e - 1 or later, and nothing that this
+        peer has said is newer than the epoch after this one. That holds while epoch e - 1 has the voters of this one.
         """
         key = self._key_of(whom)
         state = self.machine.state
@@ -377,8 +375,7 @@ class Consensus:
             return
         self._heard[key] = None
         places = [place for key in self._heard if (place := state.voters.index(key)) is not None]
-        own = state.voters.index(self.peer.identity.id)
-        if state.rule.reached(state.voters, places if own is None else [*places, own]):
+        if state.rule.reached(state.voters, places):
             self._start = state.epoch + 2
             _log.warning("the log of this voter was lost: it abstains until epoch %d", self._start)
             if not self._save_log():
@@ -390,6 +387,10 @@ class Consensus:
         """The voters' peers, without this one."""
         found = [self._peer_at(place) for place in range(len(self.machine.state.voters))]
         return [peer for peer in found if peer is not None and peer != self.peer.id]
+
+    def members(self) -> list[PeerId]:
+        """All members that this peer knows of, without itself, voters or not."""
+        return [peer for peer in self.peer.members if peer != self.peer.id and self._key_of(peer) is not None]
 
     def _peer_at(self, place: int) -> PeerId | None:
         return self._peer_of(self.machine.state.voters.members[place].key)

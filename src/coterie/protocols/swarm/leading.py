@@ -236,10 +236,6 @@ class Leading:
         training = self._training
         if reason == training.blocked:
             return
-        if reason is None:
-            _log.info("%s: merges go on", training.site.terms.contract)
-        else:
-            _log.warning("%s: %s", training.site.terms.contract, reason)
         training.blocked = reason
         training.site.blocked(reason)
         training.bell.ring()

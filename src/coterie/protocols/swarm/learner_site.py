@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from coterie.protocols.swarm.checkin import Mode
 from coterie.protocols.swarm.site import Adopted, CheckedIn, Part, Terms
 
 _KEY = "swarm-site"
+_log = logging.getLogger("coterie.swarm")
 _REST = 1.0
 
 
@@ -149,7 +151,7 @@ class LearnerSite:
             self._peer.metrics.round_done(adopted.round - 1, self._loss, Mixed(weights, None, None, ()))
 
     def blocked(self, reason: str | None) -> None:
-        """The log has it already."""
+        _log.info("%s: %s", self.terms.contract, reason or "merges go on")
 
     def _save(self) -> None:
         memory: dict[str, Any] = {

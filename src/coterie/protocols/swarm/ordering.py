@@ -168,7 +168,10 @@ class Ordering:
             return last if state.merged else await self.model(next(c for c in found if c.author == leader))
         if training.agreed.opening and state.epoch == 0:
             return parts[0].snapshot
-        return await training.site.merge(parts, last, state.epoch)
+        async with training.at_work:
+            if training.state.epoch != state.epoch:
+                return None
+            return await training.site.merge(parts, last, state.epoch)
 
     async def model(self, check_in: CheckInRecord) -> Snapshot | None:
         """The model of a check-in; None where it cannot be had."""

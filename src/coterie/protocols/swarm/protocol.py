@@ -39,8 +39,8 @@ async def swarm(
     recompute: bool = False,
     full_wait: Annotated[float, Field(ge=0)] = 30.0,
     deadline: Seconds = 300.0,
-    beat: Seconds = 0.5,
-    silence: Seconds = 2.0,
+    beat: Seconds = 0.4,
+    silence: Seconds = 1.5,
     leader_patience: Seconds = 120.0,
     delay: Seconds = 0.25,
 ) -> None:

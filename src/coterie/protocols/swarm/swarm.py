@@ -131,7 +131,8 @@ class Swarm:
 
     async def _train(self) -> None:
         training = self.training
-        checked = await self._site.check_in(self._base)
+        async with training.at_work:
+            checked = await self._site.check_in(self._base)
         if self._pending is not None and not self._awaits():
             return  # what was checked in before has been merged meanwhile: that comes first
         self._pending, self._serial = checked, self._serial + 1
@@ -187,7 +188,8 @@ class Swarm:
                 for key, part in state.parts.items()
             },
         )
-        await self._site.adopt(adopted)
+        async with training.at_work:
+            await self._site.adopt(adopted)
         if self._pending is not None and not self._pending.ending:
             self._pending = None
         self._base = state.epoch
@@ -205,7 +207,7 @@ class Swarm:
             if training.state.epoch != epoch:
                 return None
             if found is None:
-                _log.warning("nobody reached has the model of merge %d yet", epoch)
+                _log.info("nobody reached has the model of merge %d yet", epoch)
                 await training.bell.wait(_ASK_AGAIN)
                 continue
             training.merged = found

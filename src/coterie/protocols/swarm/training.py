@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -28,9 +29,9 @@ class Settings:
     """The rest is waited for so long, once ``min_peers`` have checked in."""
     deadline: float = 300.0
     """Too few check-ins for so long are an error at a site that has nothing left to train, and told at others."""
-    beat: float = 0.5
+    beat: float = 0.4
     """Between two signs of life."""
-    silence: float = 2.0
+    silence: float = 1.5
     """A peer that is not heard for so long counts as gone."""
     leader_patience: float = 120.0
     """A leader that is there and does not get on for so long is passed over."""
@@ -68,6 +69,8 @@ class Training:
     peer_of: Callable[[Key], PeerId | None]
     now: Callable[[], int]
     bell: Bell = field(default_factory=Bell)
+    at_work: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the site trains, merges or adopts: one thing at a time."""
     state: State = field(init=False)
     models: Models = field(init=False)
     roll: Roll = field(init=False)

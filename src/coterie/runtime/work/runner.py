@@ -23,8 +23,6 @@ from coterie import registry
 from coterie import spec as specs
 from coterie.adversary import craft, targets
 from coterie.aggregation import Context, aggregate, metropolis_weights
-from coterie.aggregation.merging import Vectors as Merging
-from coterie.aggregation.merging import merge, merge_by_rule
 from coterie.errors import CoterieError, LayoutMismatch, PluginError, RunError, SpecError
 from coterie.runtime.work.descriptions import (
     AggregateJob,
@@ -42,6 +40,7 @@ from coterie.runtime.work.descriptions import (
     Setup,
 )
 from coterie.runtime.work.memory import SharedArray, Vectors
+from coterie.runtime.work.merging import merged
 from coterie.runtime.work.tickets import Ticket
 from coterie.seeds import derive, generator
 from coterie.spec import Choice, Spec
@@ -235,25 +234,9 @@ class Runner:
         return AggregateOutcome(outcome.weights, outcome.trust, outcome.state, outcome.refused)
 
     def _merge(self, job: MergeJob) -> None:
-        models = Merging({name: self.vectors[block] for name, block in zip(job.names, job.sources, strict=True)})
-        if job.method != "rule":
-            vector = merge(models, job.weights, job.method).vector
-        else:
-            rule = self.spec.choices["aggregation"]
-            self.seed("merge", 0, job.round)  # the same, whoever leads
-            merged, _ = merge_by_rule(
-                rule,
-                models,
-                job.weights,
-                base=self.vectors[job.base].clone(),
-                layout=self.learner.layout,
-                samples=job.samples,
-                round=job.round,
-                rounds=self.spec.federation.rounds,
-                judge=_Nobody(),
-            )
-            vector = merged.vector
-        self.vectors[job.target].copy_(vector)
+        self.seed("merge", 0, job.round)  # the same, whoever leads
+        models = {name: self.vectors[block] for name, block in zip(job.names, job.sources, strict=True)}
+        self.vectors[job.target].copy_(merged(job, models, self.vectors[job.base], self.spec, self.learner.layout))
 
     def _attack(self, job: AttackJob) -> None:
         self.seed("attack", job.peer, job.round)
@@ -358,29 +341,6 @@ class _Judge:
         self.runner.learner.bind(vector)
         self.runner.learner.bound.restore_local(self.job.local)
         return self.runner.learner
-
-
-class _Nobody:
-    """In place of a judge, where all must come to the same merge: no peer's own data may decide."""
-
-    def loss(self, vector: torch.Tensor) -> float:
-        raise self._refusal()
-
-    def gradient(self, vector: torch.Tensor) -> torch.Tensor:
-        raise self._refusal()
-
-    def root_gradient(self, vector: torch.Tensor) -> torch.Tensor:
-        raise self._refusal()
-
-    def training_outputs(self, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        raise self._refusal()
-
-    def _refusal(self) -> SpecError:
-        return SpecError(
-            "this rule judges models by one peer's data, and a merge must come out the same whoever makes it",
-            where="aggregation.rule",
-            remedy="Take one that looks at the models alone, or a swarm.merge_method.",
-        )
 
 
 def _tensor(shared: SharedArray) -> torch.Tensor:
