@@ -7,6 +7,7 @@ buffers of other floating dtypes are copied in and out. Integer buffers and buff
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,7 +22,7 @@ LocalState: TypeAlias = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a slot's tensor hangs in the module: at several homes if it is tied."""
 
     slot: Slot
@@ -51,7 +52,7 @@ class VectorModule:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self._places, self.layout = _survey(module)
+        self._places, self.layout = survey(module)
         self._local = {
             name: buffer
             for name, buffer in module.named_buffers()
@@ -64,12 +65,12 @@ class VectorModule:
         self.vector = torch.zeros(self.layout.size)
         self.gradient = torch.zeros(self.layout.trainable)
         self._gradients = [
-            (place, _view(self.gradient, place.slot))
+            (place, view_of(self.gradient, place.slot))
             for place in self._places
             if place.slot.offset < self.layout.trainable
         ]
         for place in self._places:
-            _view(self.vector, place.slot).copy_(place.tensor.detach())
+            view_of(self.vector, place.slot).copy_(place.tensor.detach())
         self.bind(self.vector)
 
     def bind(self, vector: torch.Tensor) -> None:
@@ -105,13 +106,13 @@ class VectorModule:
     def load_copies(self) -> None:
         """Copy from the vector into the tensors that cannot be views."""
         for place in self._copies:
-            place.tensor.data.copy_(_view(self.vector, place.slot))
+            place.tensor.data.copy_(view_of(self.vector, place.slot))
 
     def store_copies(self) -> None:
         """Copy buffers that cannot be views back into the vector. Parameters are already there: the vector leads."""
         for place in self._copies:
             if not place.is_parameter:
-                _view(self.vector, place.slot).copy_(place.tensor.detach())
+                view_of(self.vector, place.slot).copy_(place.tensor.detach())
 
     def verify(self) -> None:
         """Raise StorageReplaced, naming the tensor, if the module no longer lives in its vector."""
@@ -120,7 +121,7 @@ class VectorModule:
             tensor, slot = place.tensor, place.slot
             if place.replaced():
                 what = "was replaced by another tensor"
-            elif (dtype := _dtype(tensor)) != slot.dtype:
+            elif (dtype := dtype_name(tensor)) != slot.dtype:
                 what = f"changed from {slot.dtype} to {dtype}"
             elif tensor.shape != slot.shape:
                 what = f"changed its shape from {slot.shape} to {tuple(tensor.shape)}"
@@ -153,30 +154,40 @@ class VectorModule:
         return {name: buffer.detach().clone() for name, buffer in buffers.items()}
 
 
-def _view(vector: torch.Tensor, slot: Slot) -> torch.Tensor:
+def view_of(vector: torch.Tensor, slot: Slot) -> torch.Tensor:
+    """The elements of ``slot`` in ``vector``, of its shape and stride: no copy."""
     return vector.as_strided(slot.shape, slot.stride, vector.storage_offset() + slot.offset)
 
 
-def _survey(module: nn.Module) -> tuple[list[_Place], Layout]:
-    """Trainable parameters first, then frozen ones, then the buffers that travel."""
-    parameters = list(module.named_parameters())
+def survey(module: nn.Module, only: Mapping[str, str] | None = None) -> tuple[list[Place], Layout]:
+    """Trainable parameters first, then frozen ones, then the buffers that travel.
+
+    ``only`` names those of the module's tensors that are to be held, each with the name it gets in the layout.
+    """
+    parameters = [(name, p) for name, p in module.named_parameters() if only is None or name in only]
     persistent = module.state_dict().keys()
     named: list[tuple[str, torch.Tensor]] = [(name, p) for name, p in parameters if p.requires_grad]
     count = len(named)
     named += [(name, p) for name, p in parameters if not p.requires_grad]
-    named += [(name, b) for name, b in module.named_buffers() if name in persistent and b.is_floating_point()]
+    named += [
+        (name, b)
+        for name, b in module.named_buffers()
+        if name in persistent and b.is_floating_point() and (only is None or name in only)
+    ]
     homes: dict[int, list[tuple[nn.Module, str]]] = {}
     for name, tensor in (
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
     ):
         homes.setdefault(id(tensor), []).append(_home(module, name))
-    places: list[_Place] = []
+    places: list[Place] = []
     offset = trainable = 0
     for index, (name, tensor) in enumerate(named):
         _check(name, tensor, type(module).__name__)
-        slot = Slot(name, tuple(tensor.shape), _stride(tensor), _dtype(tensor), offset)
-        places.append(_Place(slot, tuple(homes[id(tensor)]), tensor, index < len(parameters)))
+        slot = Slot(
+            name if only is None else only[name], tuple(tensor.shape), _stride(tensor), dtype_name(tensor), offset
+        )
+        places.append(Place(slot, tuple(homes[id(tensor)]), tensor, index < len(parameters)))
         offset += slot.size
         if index < count:
             trainable = offset
@@ -190,7 +201,8 @@ def _home(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     return module.get_submodule(owner), leaf
 
 
-def _dtype(tensor: torch.Tensor) -> str:
+def dtype_name(tensor: torch.Tensor) -> str:
+    """As it stands in a layout: ``float32``."""
     return str(tensor.dtype).removeprefix("torch.")
 
 

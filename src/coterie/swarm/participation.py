@@ -1,0 +1,185 @@
+"""One site's part in one training, without any framework's names: what all the callbacks do.
+
+What leaves the site: the model's weights at each check-in, the number of batches and epochs trained, the node's weight,
+and loss and metric on ``adsValData`` where it is given. Data stay. Who sees the weights, and what a lying peer can do,
+is the protocol's business, behind ``Session``; here a merged vector is believed to be of the right size and finite.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from coterie.errors import CoterieError, RunError, SpecError, TrainingDiverged
+from coterie.swarm.opening import open_session
+from coterie.swarm.session import CheckIn, Merged, Session, Terms
+from coterie.swarm.settings import Settings, loopback, weight
+from coterie.training.frameworks import Figures, ModelAdapter, adapter_for
+
+
+class Participation:
+    """Counts batches, checks in when it is time, and lets the model go on from what was merged.
+
+    With SWARM_LOOPBACK=True every method does nothing. Otherwise they raise what the session raises, ModelError for a
+    model that cannot be held, and TrainingDiverged instead of checking in weights that are not finite. After an error,
+    or Ctrl-C, the next ``batch_end`` tries again.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.loopback = loopback()
+        self.weight = settings.node_weightage
+        self._adapter: ModelAdapter | None = None
+        if settings.model is not None and not self.loopback:
+            self._adapter = self._adapt(settings.model)  # so that what is wrong with it is said at once
+        self._session: Session | None = None
+        self._over = self._ended = False
+        self._steps = self._epochs = self._interval = 0
+        self._figures = Figures()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the swarm's training is over: there is no use in training on."""
+        return self._over or self._ended
+
+    def set_weight(self, value: int) -> None:
+        """How much this site's model weighs from the next merge on, 1 to 100."""
+        self.weight = weight("nodeWeightage", value)
+
+    def begin(self, model: Any = None, total_epochs: int = 0) -> None:
+        """Take part, and let the model begin where the others do. ``model``: what the framework hands over."""
+        if self.loopback:
+            return
+        if self._session is not None:
+            raise RunError("it has begun already", where="on_train_begin", remedy="Call on_train_end or close before.")
+        if self._adapter is None or (model is not None and model is not self._adapter.model):
+            self._adapter = self._adapt(model)
+        adapter = self._adapter
+        adapter.check_platform()
+        settings = self.settings
+        self._batches: Iterable[Any] | None = None
+        if settings.ads_val_data is not None:
+            self._batches = adapter.unpack_validation(settings.ads_val_data, settings.ads_val_batch_size)
+        self._vector = torch.empty(adapter.layout.size)
+        self._over = self._ended = False
+        self._steps = self._epochs = 0
+        terms = Terms(
+            contract=settings.training_contract,
+            min_peers=settings.min_peers,
+            sync_frequency=settings.sync_frequency,
+            adaptive=settings.use_adaptive_sync,
+            merge=settings.merge_method,
+            total_epochs=settings.total_epochs or total_epochs,
+        )
+        self._save(adapter)
+        if self._batches is not None:  # before anybody waits for us, on one batch: here a wrong function shows
+            self._evaluate(adapter, itertools.islice(self._batches, 1))
+        self._session = settings.session or open_session(settings.home)
+        atexit.register(self.close)
+        try:
+            self._accept(adapter, self._session.begin(terms, adapter.layout, self._vector))
+        except BaseException:
+            self.close()
+            raise
+
+    def batch_end(self, batches: int = 1) -> bool:
+        """``batches`` more were trained; check in when it is time. Returns ``stopped``."""
+        if self.loopback or self.stopped:
+            return self.stopped
+        session, adapter = self._begun("on_batch_end")
+        self._steps += batches
+        if self._steps >= self._interval:
+            self._save(adapter)
+            self._accept(adapter, session.sync(self._checkin(self.weight)))
+        return self._over
+
+    def epoch_end(self, epoch: int | None = None) -> bool:
+        """Epoch number ``epoch``, from 0, is done; None: one more. Returns ``stopped``."""
+        if not self.loopback and not self.stopped:
+            self._begun("on_epoch_end")
+            self._epochs = self._epochs + 1 if epoch is None else epoch + 1
+        return self.stopped
+
+    def end(self) -> None:
+        """Take part in the last merge, let the model be what came of it, and leave. A second call does nothing."""
+        if self.loopback or self._ended:
+            return
+        session, adapter = self._begun("on_train_end")
+        mode = self.settings.checkin_model_on_train_end
+        if mode != "active":
+            self._save(adapter)
+        self._accept(adapter, session.end(self._checkin(0 if mode == "inactive" else self.weight)))
+        self._ended = True
+        session.close(self._figures)
+        self._session = None
+        atexit.unregister(self.close)
+
+    def close(self) -> None:
+        """Leave without a last merge, where ``end`` was not reached; the model stays as it is."""
+        session, self._session = self._session, None
+        atexit.unregister(self.close)
+        if session is not None:
+            with contextlib.suppress(CoterieError):
+                session.close(None)
+
+    def _adapt(self, model: Any) -> ModelAdapter:
+        settings = self.settings
+        if model is None:
+            raise SpecError("it is required", where="SwarmCallback: model", remedy="Give it: model=<your model>.")
+        return adapter_for(model, settings.functions, platform=settings.ml_platform, hf_mode=settings.hf_mode)
+
+    def _begun(self, where: str) -> tuple[Session, ModelAdapter]:
+        if self._session is None or self._adapter is None:
+            raise RunError("the training has not begun", where=where, remedy="Call on_train_begin() first.")
+        return self._session, self._adapter
+
+    def _save(self, adapter: ModelAdapter) -> None:
+        adapter.save_weights(self._vector)
+        if math.isfinite(float(self._vector.sum())):
+            return
+        wrong = (~self._vector.isfinite()).nonzero()
+        if len(wrong):  # finite values may have an infinite sum
+            index = int(wrong[0])
+            name = next(slot.name for slot in adapter.layout.slots if slot.offset <= index < slot.offset + slot.size)
+            raise TrainingDiverged(
+                f"{name} has a value that is not finite; it was not checked in",
+                where=f"batch {self._steps} after the last merge",
+                remedy="Lower the learning rate, or clip gradients.",
+            )
+
+    def _checkin(self, weighs: int) -> CheckIn:
+        return CheckIn(self._vector, weighs, self._steps, self._epochs, self._figures)
+
+    def _accept(self, adapter: ModelAdapter, merged: Merged) -> None:
+        """Let the model go on from ``merged``."""
+        adapter.load_weights(merged.vector)
+        if self.settings.checkin_model_on_train_end == "active":
+            self._vector.copy_(merged.vector)
+        self._steps, self._interval, self._over = 0, max(1, merged.next_interval), merged.over
+        self._figures = Figures() if self._batches is None else self._evaluate(adapter, self._batches)
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in vars(self._figures).items() if value is not None)
+        self.settings.logger.info(
+            "merge %d of %d models%s; %s",
+            merged.round,
+            merged.peers,
+            f": {figures}" if figures else "",
+            "training is over" if merged.over else f"the next after {self._interval} batches",
+        )
+
+    def _evaluate(self, adapter: ModelAdapter, batches: Iterable[Any]) -> Figures:
+        found = adapter.evaluate(batches)
+        if found.loss is None and (self.settings.use_adaptive_sync or found.metric is None):
+            raise SpecError(
+                "there is no loss to compute on adsValData", where="SwarmCallback: lossFunction", remedy="Name one."
+            )
+        return Figures(_finite(found.loss), _finite(found.metric))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

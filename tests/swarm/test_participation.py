@@ -1,0 +1,317 @@
+"""What a callback does between the script and its session, with a session that is a script itself."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+import coterie
+from coterie.errors import LayoutMismatch, RunError, SpecError, TrainingDiverged
+from coterie.swarm.session import Merged, Terms
+
+
+class Scripted:
+    """A session that notes what it is told, and merges into a constant: the number of the merge."""
+
+    def __init__(self, intervals=(3, 3, 3, 3), over_at=None):
+        self.intervals, self.over_at, self.heard, self.rounds = intervals, over_at, [], 0
+        self.fail = None
+
+    def merged(self):
+        over = self.rounds == self.over_at
+        self.rounds += 1
+        vector = torch.full((self.size,), float(self.rounds))
+        return Merged(vector, self.rounds - 1, 2, self.intervals[min(self.rounds, len(self.intervals)) - 1], over)
+
+    def begin(self, terms, layout, vector):
+        self.size = layout.size
+        self.heard.append(("begin", terms, vector.clone()))
+        return self.merged()
+
+    def sync(self, checkin):
+        return self.note("sync", checkin)
+
+    def end(self, checkin):
+        return self.note("end", checkin)
+
+    def note(self, what, checkin):
+        if self.fail:
+            raise self.fail
+        self.heard.append((what, checkin, checkin.vector.clone()))
+        return self.merged()
+
+    def close(self, figures):
+        self.heard.append(("close", figures))
+
+    def told(self, what):
+        return [entry[1] for entry in self.heard if entry[0] == what]
+
+    def vectors(self, what):
+        return [entry[2][0].item() for entry in self.heard if entry[0] == what]
+
+
+def make(session, **options):
+    model = nn.Linear(3, 2)
+    settings = {"syncFrequency": 3, "minPeers": 2, "model": model, "session": session, **options}
+    return coterie.SwarmCallback(**settings), model
+
+
+def train(model, value=0.25):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(value)
+
+
+def level(model):
+    (value,) = set(torch.cat([parameter.flatten() for parameter in model.parameters()]).tolist())
+    return value
+
+
+def test_a_training():
+    session = Scripted()
+    callback, model = make(session, nodeWeightage=7, totalEpochs=2, trainingContract="c", mergeMethod="geomedian")
+    first = model.weight[0, 0].item()
+    callback.on_train_begin()
+    assert session.vectors("begin") == [first]
+    assert session.told("begin") == [Terms("c", 2, 3, False, "geomedian", 2)]
+    assert level(model) == 1.0
+    for epoch in range(2):
+        for batch in range(4):
+            train(model)
+            assert callback.on_batch_end(batch) is False
+        assert callback.on_epoch_end(epoch) is False
+        callback.node_weightage = 9
+    callback.on_train_end()
+    assert session.vectors("sync") == [1.75, 2.75], "each time three batches after the last merge"
+    assert [(c.steps, c.weight, c.epochs) for c in session.told("sync")] == [(3, 7, 0), (3, 9, 1)]
+    assert session.vectors("end") == [3.5]
+    assert [(c.steps, c.weight, c.epochs) for c in session.told("end")] == [(2, 9, 2)]
+    assert level(model) == 4.0
+    assert callback.stopped
+    assert [entry[0] for entry in session.heard] == ["begin", "sync", "sync", "end", "close"]
+    callback.on_train_end()
+    callback.close()
+    assert len(session.heard) == 5, "a second end does nothing"
+
+
+@pytest.mark.parametrize(("mode", "value", "weight"), [("snapshot", 2.5, 5), ("active", 2.0, 5), ("inactive", 2.5, 0)])
+def test_the_last_check_in(mode, value, weight):
+    session = Scripted()
+    callback, model = make(session, checkinModelOnTrainEnd=mode, nodeWeightage=5)
+    callback.on_train_begin()
+    for _ in range(5):
+        train(model)
+        callback.on_batch_end()
+    callback.on_train_end()
+    assert session.vectors("end") == [value]
+    assert session.told("end")[0].weight == weight
+    assert level(model) == 3.0
+
+
+def test_the_interval_is_the_sessions():
+    session = Scripted(intervals=(1, 4, 2))
+    callback, _ = make(session)
+    callback.on_train_begin()
+    for _ in range(7):
+        callback.on_batch_end()
+    assert [checkin.steps for checkin in session.told("sync")] == [1, 4, 2]
+
+
+def test_a_loop_that_obeys_stops():
+    session = Scripted(over_at=1)
+    callback, _ = make(session)
+    batches = 0
+    for _ in callback.epochs(5):
+        for _ in range(2):
+            batches += 1
+            callback.on_batch_end()
+    assert batches == 4
+    assert [entry[0] for entry in session.heard] == ["begin", "sync", "end", "close"]
+    assert session.told("begin")[0].total_epochs == 5
+
+
+def test_a_loop_that_does_not_obey_ends_with_the_same_model():
+    session = Scripted(over_at=1)
+    callback, model = make(session)
+    callback.on_train_begin()
+    said = []
+    for _ in range(9):
+        train(model)
+        said.append(callback.on_batch_end())
+    assert said == [False, False] + [True] * 7
+    assert callback.on_epoch_end() is True
+    callback.on_train_end()
+    assert [entry[0] for entry in session.heard] == ["begin", "sync", "end", "close"]
+    assert level(model) == 3.0
+
+
+def test_figures_are_those_of_the_merged_model():
+    x, y = torch.ones(4, 3), torch.zeros(4, 2)
+    session = Scripted()
+    callback, model = make(session, adsValData=(x, y), lossFunction="MSELoss", metricFunction=lambda o, t: o.max())
+    callback.on_train_begin()
+    for _ in range(3):
+        train(model, 10.0)
+        callback.on_batch_end()
+    callback.on_train_end()
+    figures = [checkin.figures for checkin in (*session.told("sync"), *session.told("end"))] + session.told("close")
+    assert [(each.loss, each.metric) for each in figures] == [(16.0, 4.0), (64.0, 8.0), (144.0, 12.0)]
+
+
+def test_a_figure_that_is_not_finite_is_not_shared():
+    session = Scripted()
+    callback, _ = make(session, adsValData=(torch.ones(4, 3), torch.zeros(4)), lossFunction=lambda o, t: o.sum() / 0)
+    callback.on_train_begin()
+    callback.on_train_end()
+    assert session.told("end")[0].figures.loss is None
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"lossFunction": "MSELoss"}, "lossFunction: it raised RuntimeError"),
+        ({}, "there is no loss to compute on adsValData"),
+        ({"metricFunction": lambda outputs, targets: 1, "useAdaptiveSync": True}, "there is no loss to compute"),
+    ],
+)
+def test_wrong_functions_show_before_anybody_waits(options, says):
+    session = Scripted()
+    callback, _ = make(session, adsValData=(torch.ones(4, 3), torch.zeros(4, 5)), **options)
+    with pytest.raises(SpecError, match=says):
+        callback.on_train_begin()
+    assert session.heard == []
+
+
+def test_weights_that_diverged_do_not_leave_the_site():
+    session = Scripted()
+    callback, model = make(session)
+    callback.on_train_begin()
+    with torch.no_grad():
+        model.bias[1] = torch.nan
+    callback.on_batch_end()
+    callback.on_batch_end()
+    with pytest.raises(TrainingDiverged, match="bias has a value that is not finite; it was not checked in"):
+        callback.on_batch_end()
+    assert session.told("sync") == []
+
+
+def test_large_finite_weights_are_checked_in():
+    session = Scripted()
+    callback, model = make(session)
+    callback.on_train_begin()
+    for _ in range(3):
+        with torch.no_grad():
+            model.weight.fill_(3e38)
+        callback.on_batch_end()
+    assert len(session.told("sync")) == 1
+
+
+@pytest.mark.parametrize("error", [RunError("two of three peers are left"), KeyboardInterrupt()])
+def test_after_an_error_the_next_batch_tries_again(error):
+    session = Scripted()
+    callback, model = make(session)
+    callback.on_train_begin()
+    callback.on_batch_end()
+    callback.on_batch_end()
+    session.fail = error
+    for _ in range(2):
+        train(model)
+        with pytest.raises(type(error)):
+            callback.on_batch_end()
+    assert level(model) == 1.5, "it keeps what it trained"
+    session.fail = None
+    callback.on_batch_end()
+    assert [checkin.steps for checkin in session.told("sync")] == [5]
+
+
+def test_a_begin_that_fails_leaves():
+    session = Scripted()
+    session.begin = lambda *args: (_ for _ in ()).throw(LayoutMismatch("another model"))
+    callback, _ = make(session)
+    with pytest.raises(LayoutMismatch):
+        callback.on_train_begin()
+    assert session.heard == [("close", None)]
+    with pytest.raises(RunError, match="on_batch_end: the training has not begun"):
+        callback.on_batch_end()
+
+
+def test_leaving_without_the_end():
+    session = Scripted()
+    callback, model = make(session)
+    callback.on_train_begin()
+    train(model)
+    callback.close()
+    callback.close()
+    assert session.heard[1:] == [("close", None)]
+    assert level(model) == 1.25
+    for method in (callback.on_batch_end, callback.on_epoch_end, callback.on_train_end):
+        with pytest.raises(RunError, match="has not begun"):
+            method()
+
+
+def test_it_may_train_again():
+    session = Scripted()
+    callback, model = make(session)
+    for _ in range(2):
+        callback.on_train_begin()
+        with pytest.raises(RunError, match="it has begun already"):
+            callback.on_train_begin()
+        train(model)
+        callback.on_batch_end()
+        callback.on_train_end()
+    assert [checkin.steps for checkin in session.told("end")] == [1, 1]
+
+
+def test_loopback_bypasses_everything(monkeypatch):
+    monkeypatch.setenv("SWARM_LOOPBACK", "True")
+    session = Scripted()
+    callback, model = make(session, adsValData=(1, 2), lossFunction="MSELoss")
+    before = model.weight.clone()
+    assert list(callback.epochs(3)) == [0, 1, 2]
+    callback.on_train_begin()
+    assert [callback.on_batch_end() for _ in range(5)] == [False] * 5
+    assert callback.on_epoch_end(0) is False
+    callback.on_train_end()
+    assert session.heard == []
+    assert torch.equal(model.weight, before)
+    coterie.SwarmCallback(3, 2).on_train_begin()
+
+
+def test_loopback_must_be_yes_or_no(monkeypatch):
+    monkeypatch.setenv("SWARM_LOOPBACK", "maybe")
+    with pytest.raises(SpecError, match="SWARM_LOOPBACK: it is 'maybe' Set it to True or False"):
+        coterie.SwarmCallback(3, 2)
+    for value in ("False", "0", ""):
+        monkeypatch.setenv("SWARM_LOOPBACK", value)
+        assert not coterie.SwarmCallback(3, 2).participation.loopback
+
+
+def test_without_a_model():
+    with pytest.raises(SpecError, match="SwarmCallback: model: it is required"):
+        coterie.SwarmCallback(3, 2, session=Scripted()).on_train_begin()
+
+
+def test_the_log(caplog):
+    logger = logging.getLogger("ward 7")
+    callback, _ = make(Scripted(over_at=1), adsValData=(torch.ones(4, 3), torch.zeros(4, 2)), lossFunction="MSELoss",
+                       logger=logger)  # fmt: skip
+    assert callback.logger is logger
+    with caplog.at_level(logging.INFO, "ward 7"):
+        callback.on_train_begin()
+        for _ in range(3):
+            callback.on_batch_end()
+    assert caplog.messages == [
+        "merge 0 of 2 models: loss 16; the next after 3 batches",
+        "merge 1 of 2 models: loss 64; training is over",
+    ]
+
+
+def test_one_buffer_holds_every_check_in():
+    session = Scripted(intervals=(1,))
+    callback, _ = make(session)
+    callback.on_train_begin()
+    for _ in range(4):
+        callback.on_batch_end()
+    assert len({checkin.vector.data_ptr() for checkin in session.told("sync")}) == 1
