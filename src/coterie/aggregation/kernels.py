@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +73,7 @@ def trimmed_mean(own: torch.Tensor, received: torch.Tensor, trim: int) -> torch.
     Uses as many threads as torch does.
     """
     pairs = network(len(received) + 1, trim)
-    return _over_columns(own, received, lambda *part: _compiled("_trimmed")(*part, pairs, trim))
+    return _over_columns(own, received, lambda *part: compiled(_trimmed)(*part, pairs, trim))
 
 
 def near_median(own: torch.Tensor, received: torch.Tensor, chosen: Sequence[int], keep: int) -> torch.Tensor:
@@ -84,7 +83,7 @@ def near_median(own: torch.Tensor, received: torch.Tensor, chosen: Sequence[int]
     Shapes, types and rounding as in ``trimmed_mean``.
     """
     pairs, rows = network(len(chosen), -1), np.array(chosen, dtype=np.int64)
-    return _over_columns(own, received, lambda *part: _compiled("_near_median")(*part, pairs, rows, keep))
+    return _over_columns(own, received, lambda *part: compiled(_near_median)(*part, pairs, rows, keep))
 
 
 def _over_columns(own: torch.Tensor, received: torch.Tensor, work: Callable[..., None]) -> torch.Tensor:
@@ -103,17 +102,19 @@ def _over_columns(own: torch.Tensor, received: torch.Tensor, work: Callable[...,
 
 
 @functools.cache
-def _compiled(name: str) -> Callable[..., None]:
-    """One of the loops below, compiled; kept on disk where there is a place for it."""
+def compiled(function: Callable[..., None], *liberties: str) -> Callable[..., None]:
+    """A loop, compiled by Numba; kept on disk where there is a place for it.
+
+    ``liberties`` with its sums are LLVM's fast-math flags, such as ``reassoc``; by default none.
+    """
     import numba
 
-    function: Any = globals()[name]
-    compiled: Callable[..., None]
+    found: Callable[..., None]
     try:
-        compiled = numba.njit(nogil=True, cache=True)(function)
+        found = numba.njit(nogil=True, cache=True, fastmath=set(liberties))(function)
     except RuntimeError:  # no folder to keep it in can be written
-        compiled = numba.njit(nogil=True)(function)
-    return compiled
+        found = numba.njit(nogil=True, fastmath=set(liberties))(function)
+    return found
 
 
 def _trimmed(own, received, out, start, stop, pairs, trim):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from coterie.errors import LedgerError
 from coterie.identity import PeerId, short_name
-from coterie.ledger import tables
 from coterie.ledger.blocks import Block, FullBlock
 from coterie.ledger.chain import BadRecord, extend
+from coterie.ledger.database import FAULTS, Damaged, connect, require_tables, translated
 from coterie.ledger.records import Record
+from coterie.ledger.tables import GENESIS_KIND, LEDGER
 
 _MOST_WORDS = 400
 
@@ -95,18 +96,18 @@ def audit(path: Path, genesis: bytes) -> Audit:
     result = Audit(path, genesis)
     place = _Place()
     try:
-        with closing(tables.connect(path, _mode(path))) as db:
-            tables.require_tables(db, path, genesis)
+        with closing(connect(path, LEDGER, _mode(path))) as db:
+            require_tables(db, path, LEDGER, genesis)
             _audit_loose(db, result, place)
             _audit_chains(db, result, place)
             _audit_structure(db, result, place)
     except _Stop as stop:
         result.fault = place.fault(str(stop))
-    except tables.Damaged as damaged:
+    except Damaged as damaged:
         result.fault = place.fault(damaged.what)
-    except tables.FAULTS as error:
-        meaning = tables.translated(error, path)
-        if not isinstance(meaning, tables.Damaged):
+    except FAULTS as error:
+        meaning = translated(error, path)
+        if not isinstance(meaning, Damaged):
             raise meaning from error
         result.fault = place.fault(meaning.what)
     return result
@@ -164,7 +165,7 @@ def _audit_loose(db: sqlite3.Connection, result: Audit, place: _Place) -> None:
         record = _record(data)
         if (record.id, record.kind) != (name, kind):
             raise _Stop("it is filed as another record")
-        if record.kind == tables.GENESIS_KIND:
+        if record.kind == GENESIS_KIND:
             if record.id != result.genesis:
                 raise _Stop("a genesis record that is not this federation's")
             found = True

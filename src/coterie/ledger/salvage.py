@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from coterie.errors import LedgerError
-from coterie.ledger import merkle, tables
+from coterie.ledger import merkle
 from coterie.ledger.blocks import MOST_FULL_BYTES, Block, FullBlock
 from coterie.ledger.chain import extend
+from coterie.ledger.database import FAULTS, PAGE_BYTES, Format, create, finish, replace
 from coterie.ledger.pages import last_columns
 from coterie.ledger.records import Record
+from coterie.ledger.tables import GENESIS_KIND, LEDGER, write_aside, write_block, write_loose
 
 _MOST_ROW = (1 << 63) - 1
 
@@ -51,29 +54,47 @@ def salvage(path: Path, genesis: bytes, what: str) -> Damage:
     Raises LedgerError where nothing in it is of this federation, and sqlite3.Error or OSError where it cannot be done;
     the file is then as it was.
     """
-    _fold(path)
-    fresh = path.with_name(f"{path.name}.mending")
-    with closing(tables.create(fresh, genesis)) as db:
-        db.execute("BEGIN IMMEDIATE")
+
+    def fill(db: sqlite3.Connection) -> tuple[int, int, int]:
         _gather(db, path, genesis)
         blocks, aside = _link(db, genesis)
-        loose = _keep_loose(db)
+        return blocks, aside, _keep_loose(db)
+
+    found, kept = mended(path, LEDGER, (genesis,), what, fill)
+    return Damage(what, kept, *found)
+
+
+def mended(
+    path: Path,
+    form: Format,
+    founding: tuple[object, ...],
+    what: str,
+    fill: Callable[[sqlite3.Connection], tuple[int, ...]],
+) -> tuple[tuple[int, ...], Path]:
+    """Put a new file in the place of a damaged one; ``fill`` writes into it and counts what it could keep.
+
+    Returns the counts and the damaged file's new name. Raises as ``salvage`` does, also where all counts are 0.
+    """
+    _fold(path)
+    fresh = path.with_name(f"{path.name}.mending")
+    with closing(create(fresh, form, founding)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        found = fill(db)
         db.execute("COMMIT")
-        tables.finish(db)
-    if not blocks + aside + loose:
+        finish(db)
+    if not any(found):
         fresh.unlink()
         raise LedgerError(
             f"nothing can be read: {what}",
             where=str(path),
             remedy="Is it the right file? If so, move it away and catch up from the other peers before you go on.",
         )
-    kept = _replace(path, fresh)
-    return Damage(what, kept, blocks, aside, loose)
+    return found, _replace(path, fresh)
 
 
 def _fold(path: Path) -> None:
     """Have SQLite copy the pages of the write-ahead log into the file, if it can read that much."""
-    with suppress(*tables.FAULTS), closing(sqlite3.connect(path, isolation_level=None)) as db:
+    with suppress(*FAULTS), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
@@ -81,7 +102,7 @@ def _gather(db: sqlite3.Connection, path: Path, genesis: bytes) -> None:
     """What is signed, into two tables that nobody else sees: blocks of this federation, and records outside blocks."""
     db.execute("CREATE TEMP TABLE found (author, height, id, data, PRIMARY KEY (author, height, id))")
     db.execute("CREATE TEMP TABLE unbound (row, data)")
-    for row, data in last_columns(path, tables.PAGE_BYTES, MOST_FULL_BYTES + 256):
+    for row, data in last_columns(path, PAGE_BYTES, MOST_FULL_BYTES + 256):
         with suppress(LedgerError):
             full = FullBlock.decode(data)
             block = Block.decode(full.block)
@@ -91,14 +112,14 @@ def _gather(db: sqlite3.Connection, path: Path, genesis: bytes) -> None:
             continue
         with suppress(LedgerError):
             record = Record.decode(data)
-            if record.kind != tables.GENESIS_KIND or record.id == genesis:
+            if record.kind != GENESIS_KIND or record.id == genesis:
                 db.execute("INSERT INTO unbound VALUES (?, ?)", (row & _MOST_ROW, data))
 
 
 def _keep_loose(db: sqlite3.Connection) -> int:
     """Records outside blocks, in the order in which they came. Returns how many."""
     rows = db.execute("SELECT data FROM unbound ORDER BY row")
-    return sum(tables.write_loose(db, Record.decode(data)) for (data,) in rows)
+    return sum(write_loose(db, Record.decode(data)) for (data,) in rows)
 
 
 def _link(db: sqlite3.Connection, genesis: bytes) -> tuple[int, int]:
@@ -115,10 +136,10 @@ def _link(db: sqlite3.Connection, genesis: bytes) -> tuple[int, int]:
         except LedgerError:
             if head is None or block.height > head.height:
                 sound = merkle.tree_hash(full.records) == block.root
-                tables.write_aside(db, block, full if sound else FullBlock(full.block, ()))
+                write_aside(db, block, full if sound else FullBlock(full.block, ()))
                 aside += 1
         else:
-            tables.write_block(db, block, records, full)
+            write_block(db, block, records, full)
             head = block
             blocks += 1
     return blocks, aside
@@ -131,5 +152,5 @@ def _replace(path: Path, fresh: Path) -> Path:
     log = path.with_name(f"{path.name}-wal")
     if log.exists() and log.stat().st_size:
         log.rename(kept.with_name(f"{kept.name}-wal"))  # it would be played into the new file
-    tables.replace(fresh, path)
+    replace(fresh, path)
     return kept

@@ -11,13 +11,9 @@ Not protected: whoever may write the file can cut chains short, which nobody can
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 from coterie.errors import LedgerError
 from coterie.identity import PeerId
@@ -25,11 +21,12 @@ from coterie.ledger import merkle, tables
 from coterie.ledger.blocks import Block, FullBlock, Proof
 from coterie.ledger.catchup import MOST_BATCH_BLOCKS, MOST_BATCH_BYTES, Head, Received, take
 from coterie.ledger.chain import extend
+from coterie.ledger.database import OPEN_AGAIN, Damaged, Database
 from coterie.ledger.opening import open_ledger
 from coterie.ledger.records import Record, RecordId
 
 
-class LedgerStore:
+class LedgerStore(Database):
     """A ledger file, open. One process at a time, and one thread; a context manager."""
 
     def __init__(self, path: Path, genesis: bytes) -> None:
@@ -38,36 +35,14 @@ class LedgerStore:
         Raises LedgerError for a file of another federation, of a newer version or of another program; where another
         process has it open; where nothing in a damaged one can be read; and where the disk says no.
         """
-        if len(genesis) != 32:
-            raise LedgerError(f"a genesis hash has 32 bytes, not {len(genesis)}")
-        self.path, self.genesis = path, genesis
-        self._lock = _locked(path)
-        try:
-            with self._translating():
-                opened = open_ledger(path, genesis)
-        except BaseException:
-            os.close(self._lock)
-            raise
+        super().__init__(path, genesis)
+        opened = self._opened(lambda: open_ledger(path, genesis))
         self.damage = opened.damage
         """What opening had to mend; None for a sound file."""
         self._db, self._heads, self._aside = opened.db, opened.heads, opened.aside
         for author in sorted(self._heads.keys() & self._aside.keys()):
             with suppress(LedgerError):  # the disk is full: they wait on
                 self._join(author)
-
-    def close(self) -> None:
-        """Let the file go. Calling it again does nothing."""
-        if self._lock >= 0:
-            self._db.close()
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing would not do where a forked process has it too
-            os.close(self._lock)
-            self._lock = -1
-
-    def __enter__(self) -> LedgerStore:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     # chains
 
@@ -166,7 +141,7 @@ class LedgerStore:
             return None
         full, index = FullBlock.decode(rows[0][0]), rows[0][1]
         if index not in range(len(full.records)) or Record.decode(full.records[index]).id != record_id:
-            raise tables.Damaged("a record is not in its place", where=str(self.path), remedy=tables.OPEN_AGAIN)
+            raise Damaged("a record is not in its place", where=str(self.path), remedy=OPEN_AGAIN)
         return full, index
 
     def _add(self, blocks: Sequence[tuple[Block, tuple[Record, ...], FullBlock]]) -> None:
@@ -202,48 +177,3 @@ class LedgerStore:
             block = Block.decode(full.block)
             return block, extend(head, block, full.records, self.genesis), full
         return None
-
-    def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        with self._translating():
-            return self._db.execute(query, values).fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._translating():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                with suppress(*tables.FAULTS):  # some errors have ended the transaction already
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _translating(self) -> Iterator[None]:
-        try:
-            yield
-        except tables.FAULTS as error:
-            raise tables.translated(error, self.path) from error
-        except OSError as error:
-            raise _refused(error, self.path) from None
-
-
-def _locked(path: Path) -> int:
-    """A lock on the ledger for this process: two nodes with one key would sign two chains."""
-    try:
-        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _refused(error, path) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        remedy = "Stop it: one key must not run twice."
-        raise LedgerError("another process has the ledger open", where=str(path), remedy=remedy) from None
-    return lock
-
-
-def _refused(error: OSError, path: Path) -> LedgerError:
-    remedy = "Check that its folder is there, may be written by this user, and has room."
-    return LedgerError(f"the ledger cannot be opened: {error.strerror or error}", where=str(path), remedy=remedy)

@@ -1,4 +1,4 @@
-"""The ledger's file: an SQLite database (3.31 or later) in WAL mode, its tables, and what its errors mean.
+"""The ledger's file: its tables.
 
     federation  the genesis hash
     blocks      a row a block, with its records: ``data`` is a FullBlock's bytes, and all the rest follows from it
@@ -12,21 +12,12 @@ Nothing in the file is believed because it is there: blocks and records are sign
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
-from pathlib import Path
 
-from coterie.errors import LedgerError
-from coterie.files import sync_folder
 from coterie.ledger.blocks import MOST_FULL_BYTES, Block, FullBlock
+from coterie.ledger.database import Format
 from coterie.ledger.records import Record
 
-VERSION = 1
-"""Of the tables. A file with a later one is refused."""
-PAGE_BYTES = 4096
 GENESIS_KIND = "genesis"
-OPEN_AGAIN = "Open the ledger again: what verifies is kept, and the damaged file is put aside."
-_APPLICATION = 0x43544C47
-"""SQLite's application id: "CTLG"."""
 _TABLES = (
     "CREATE TABLE blocks (seq INTEGER PRIMARY KEY, author TEXT NOT NULL, height INTEGER NOT NULL, "
     "data BLOB NOT NULL, UNIQUE (author, height))",
@@ -39,81 +30,8 @@ _TABLES = (
 )
 """Tables with data first: what is lost with a file's last pages is then, in a small file, only what can be remade."""
 
-
-FAULTS = (sqlite3.Error, UnicodeDecodeError)
-"""What the module sqlite3 raises. The second one for a message that quotes a damaged file."""
-
-
-class Damaged(LedgerError):
-    """The file is not as it was written."""
-
-
-def make(path: Path, genesis: bytes) -> None:
-    """A new, empty ledger, complete and on disk before it has its name. Raises sqlite3.Error and OSError."""
-    fresh = path.with_name(f"{path.name}.new")
-    with closing(create(fresh, genesis)) as db:
-        finish(db)
-    replace(fresh, path)
-
-
-def create(path: Path, genesis: bytes) -> sqlite3.Connection:
-    """A new, empty ledger in the place of any file of that name. Raises sqlite3.Error and OSError."""
-    remove_logs(path)
-    path.unlink(missing_ok=True)
-    db = sqlite3.connect(path, isolation_level=None)
-    db.execute(f"PRAGMA page_size={PAGE_BYTES}")
-    _configure(db)
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("BEGIN IMMEDIATE")
-    for table in _TABLES:
-        db.execute(table)
-    db.execute("INSERT INTO federation VALUES (?)", (genesis,))
-    db.execute(f"PRAGMA application_id={_APPLICATION}")
-    db.execute(f"PRAGMA user_version={VERSION}")
-    db.execute("COMMIT")
-    return db
-
-
-def finish(db: sqlite3.Connection) -> None:
-    """Have all that was written in the file itself, on disk, before it is renamed. Raises sqlite3.Error."""
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
-    """Open a ledger's file; ``mode`` is ``rw``, ``ro`` or ``ro&immutable=1``. Raises sqlite3.Error."""
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
-    _configure(db)
-    return db
-
-
-def require_tables(db: sqlite3.Connection, path: Path, genesis: bytes) -> None:
-    """Raise LedgerError unless this is a ledger of this version and federation; Damaged where it was one.
-
-    The tables' definitions must be ours to the letter: a view or a virtual table in a file from elsewhere could run
-    for ever.
-    """
-    (application,), (version,) = (
-        db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
-    )
-    if application != _APPLICATION:
-        raise LedgerError("not a ledger, but another program's database", where=str(path), remedy="Name another file.")
-    if version > VERSION:
-        raise LedgerError(
-            f"a ledger of version {version}; this program knows versions to {VERSION}",
-            where=str(path),
-            remedy="Upgrade: pip install --upgrade coterie. The file was not touched.",
-        )
-    if _definitions(db) != _expected():
-        raise Damaged("the tables are not those of a ledger", where=str(path))
-    rows = db.execute("SELECT genesis FROM federation LIMIT 2").fetchall()
-    if len(rows) != 1 or type(rows[0][0]) is not bytes or len(rows[0][0]) != 32:
-        raise Damaged("the federation is not named", where=str(path))
-    if rows[0][0] != genesis:
-        raise LedgerError(
-            f"a ledger of the federation {rows[0][0].hex()[:16]}, not of {genesis.hex()[:16]}",
-            where=str(path),
-            remedy="Each federation has a ledger file of its own.",
-        )
+LEDGER = Format(0x43544C47, 1, _TABLES, "INSERT INTO federation VALUES (?)", MOST_FULL_BYTES)
+"""Application id "CTLG"."""
 
 
 def write_block(db: sqlite3.Connection, block: Block, records: tuple[Record, ...], full: FullBlock) -> None:
@@ -134,54 +52,3 @@ def write_loose(db: sqlite3.Connection, record: Record) -> bool:
     """Add a checked record outside chains; False if it is there already. Raises sqlite3.Error."""
     values = (record.id, record.kind, record.encode())
     return bool(db.execute("INSERT OR IGNORE INTO loose (id, kind, data) VALUES (?, ?, ?)", values).rowcount)
-
-
-def translated(error: Exception, path: Path) -> LedgerError:
-    """What SQLite's error means for a ledger, and what to do about it."""
-    code = getattr(error, "sqlite_errorcode", None)
-    primary = None if code is None else code & 0xFF
-    where = str(path)
-    if primary == sqlite3.SQLITE_FULL:
-        remedy = "Free some space and go on. What was written before is kept; this last record was not."
-        return LedgerError("no room is left for the ledger", where=where, remedy=remedy)
-    if primary == sqlite3.SQLITE_IOERR:
-        remedy = "Look at free space, quota, limits and the disk's health, then go on. What was written before is kept."
-        return LedgerError(f"the ledger cannot be read or written: {error}", where=where, remedy=remedy)
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return LedgerError("another program uses the ledger", where=where, remedy="Stop it, or wait for it.")
-    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        remedy = "Check that the file and its folder are there and may be written by this user."
-        return LedgerError(f"the ledger cannot be opened: {error}", where=where, remedy=remedy)
-    return Damaged(f"the ledger's file is damaged ({error})", where=where, remedy=OPEN_AGAIN)
-
-
-def replace(fresh: Path, path: Path) -> None:
-    """Give a closed, complete file the name ``path``, durably."""
-    fresh.replace(path)
-    sync_folder(path.absolute().parent)
-
-
-def remove_logs(path: Path) -> None:
-    """Delete what SQLite keeps beside a database; it would be played into another file of the same name."""
-    for name in (f"{path.name}-wal", f"{path.name}-shm"):
-        path.with_name(name).unlink(missing_ok=True)
-
-
-def _configure(db: sqlite3.Connection) -> None:
-    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(MOST_FULL_BYTES + PAGE_BYTES, 1 << 20))
-    for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "synchronous=FULL"):
-        db.execute(f"PRAGMA {pragma}")
-
-
-def _definitions(db: sqlite3.Connection) -> list[tuple[object, ...]]:
-    return db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name LIMIT 20").fetchall()
-
-
-def _expected() -> list[tuple[object, ...]]:
-    db = sqlite3.connect(":memory:")
-    try:
-        for table in _TABLES:
-            db.execute(table)
-        return _definitions(db)
-    finally:
-        db.close()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 import msgspec
 
 from coterie.errors import CoterieError, MessageError, PeerUnreachable, VectorBusy
+from coterie.identity import Identity
 from coterie.layout import Snapshot
 from coterie.ledger import Ledger
 from coterie.network import Codec, Envelope, Frame, Message, Transport, message
@@ -116,6 +117,10 @@ class Store(Protocol):
         """Keep ``value``; it replaces the earlier one at once or not at all."""
         ...
 
+    def put_durably(self, key: str, value: Any) -> None:
+        """Keep ``value`` as ``put`` does, and return once it is on disk. Raises OutputError where it cannot be."""
+        ...
+
 
 class Clock(Protocol):
     def time(self) -> float:
@@ -197,6 +202,10 @@ class Peer:
     """It comes back from a crash: the store is what it was, the learner stands at the initial vector."""
     meet: Callable[[int], Awaitable[None]] | None = None
     """The runtime's barrier, where it has one."""
+    identity: Identity = field(default_factory=Identity.generate)
+    """Its key, for what it signs itself. A runtime whose runs replay gives one made from its seed."""
+    waiting: Callable[[], str] | None = None
+    """What its protocol waits for beside answers, in words, where it can say."""
     rounds_kept: int = 0
     """How many publications before the last one others may still pull: peers that run ahead of slow ones keep some."""
     _earlier: dict[str, list[Model]] = field(default_factory=dict)
@@ -353,7 +362,9 @@ class Peer:
     def waits_for(self) -> str:
         """What this peer waits for, in words: named when nothing can go on."""
         asked = sorted({question.to for question in self._questions.values()})
-        return f"an answer of {', '.join(asked)}" if asked else "something other than an answer"
+        if asked:
+            return f"an answer of {', '.join(asked)}"
+        return self.waiting() if self.waiting else "something other than an answer"
 
     async def _ask(
         self, to: Sequence[PeerId], message: Message, timeout: float | None

@@ -91,7 +91,7 @@ class Node:
         )
         own = PeerLedger(identity, self.charter.store)
         ledger = _Ledger(own)
-        self.peer = new_peer(identity.id, self.transport, ledger)
+        self.peer = new_peer(identity, self.transport, ledger)
         ledger.chains = chains = Chains(self.peer, self.charter.store, own, self.charter.ever_members)
         self.part = Part(
             self.home, self.charter, self.peer, chains, self.transport, lambda peers: self.contacts.at_door(peers)

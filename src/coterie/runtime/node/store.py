@@ -80,6 +80,9 @@ class FileStore:
                 remedy="Make room, or check the permissions; the node goes on from its last state when started again.",
             ) from error
 
+    def put_durably(self, key: str, value: Any) -> None:
+        self.put(key, value)
+
     def _path(self, key: str) -> Path:
         if not _KEY.fullmatch(key):
             raise OutputError(
@@ -105,7 +108,7 @@ class StateStore(FileStore):
 
     A value is in memory at once, and on disk soon after; values of one key that come faster than they can be written
     are passed over for the last one. A crash, and a disk that takes no more, go back to the last one written. ``close``
-    waits for what is under way.
+    waits for what is under way. ``put_durably`` writes at once, and raises where that fails.
     """
 
     def __init__(self, folder: Path, arena: Arena, layout_hash: str) -> None:
@@ -113,7 +116,7 @@ class StateStore(FileStore):
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="coterie-state")
         self._due: dict[str, tuple[Any, dict[str, torch.Tensor], Any]] = {}
         """By key what is to be written, and the value itself: it owns the memory of its snapshots."""
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
 
     def put(self, key: str, value: Any) -> None:
         path, (packed, tensors) = self._path(key), self._packed(key, value)
@@ -127,15 +130,22 @@ class StateStore(FileStore):
         if not waits:
             self._writer.submit(self._write_due, key, path)
 
+    def put_durably(self, key: str, value: Any) -> None:
+        with self._writing:
+            with self._lock:
+                self._due.pop(key, None)  # it is older
+            super().put(key, value)
+
     def close(self) -> None:
         """Return when all is written that can be."""
         self._writer.shutdown(wait=True)
 
     def _write_due(self, key: str, path: Path) -> None:
-        with self._lock:
-            packed, tensors, held = self._due.pop(key)
-        try:
-            self._write(path, packed, tensors)
-        except OutputError as error:
-            _log.error("not on disk: %s", error)
-        del held
+        with self._writing:
+            with self._lock:
+                due = self._due.pop(key, None)
+            try:
+                if due is not None:
+                    self._write(path, *due[:2])
+            except OutputError as error:
+                _log.error("not on disk: %s", error)

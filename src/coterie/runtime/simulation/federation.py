@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 
 from coterie.adversary import Attacker, falsifies
 from coterie.errors import Deadlock, PluginError
+from coterie.identity import Identity
 from coterie.ledger import NullLedger
 from coterie.network import Codec
 from coterie.protocols import Mixed, Neighbourhood, Peer, PeerId, PeerMemory, Topology
@@ -49,6 +51,8 @@ class MemoryStore:
     def put(self, key: str, value: Any) -> None:
         self.values[key] = value
 
+    put_durably = put
+
 
 @dataclass
 class Member:
@@ -61,6 +65,7 @@ class Member:
     learner: JobLearner
     store: MemoryStore
     neighbours: Sequence[PeerId]
+    identity: Identity
     memory: PeerMemory = field(default_factory=PeerMemory)
     mixed: Mixed | None = None
     starts: int = 0
@@ -123,6 +128,7 @@ class Federation:
                 ),
                 MemoryStore(),
                 Neighbourhood(self.ids, self.topology.adjacency[index]),
+                _identity(spec.seed, self.numbers[index]),
             )
             for index in range(count)
         ]
@@ -295,6 +301,7 @@ class Federation:
             transport=self.network.connect(member.id, receive),
             codec=self.codec,
             memory=member.memory,
+            identity=member.identity,
             returned=returned,
             meet=meet,
         )
@@ -317,6 +324,11 @@ class Federation:
         if member.peer is not None:
             member.peer.close()
         member.task.cancel()
+
+
+def _identity(seed: int, number: int) -> Identity:
+    """A simulated peer's key: the same in every run of the seed, through crashes too."""
+    return Identity.from_seed(hashlib.sha256(f"coterie simulated identity {seed} {number}".encode()).digest())
 
 
 @contextmanager

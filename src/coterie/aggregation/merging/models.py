@@ -1,0 +1,126 @@
+"""The models that go into one merge: read by pieces, from wherever they lie.
+
+Each is a flat float32 vector of the same ``size``. A merge never asks for a whole one, so that models in files take no
+more memory than the pieces being worked on. Files are read, not mapped: pages of a mapped file count as resident.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coterie.errors import DataError, LayoutMismatch
+
+Piece = NDArray[np.float32]
+_REMEDY = "All peers must use the same model; vectors travel as float32."
+
+
+class Models(Protocol):
+    """n models of ``size`` float32 elements, by the names of those who checked them in."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """n different names, in the order of the rows."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Elements of each model."""
+        ...
+
+    def read(self, row: int, start: int, out: Piece) -> None:
+        """Fill ``out`` (k,) with the elements from ``start`` on of model ``row``. Threads call it at the same time."""
+        ...
+
+
+class Vectors:
+    """Models that are in memory already, such as snapshots: nothing is copied but the piece being worked on."""
+
+    def __init__(self, vectors: Mapping[str, torch.Tensor]) -> None:
+        """``vectors``: by name, each (size,), float32. Raises LayoutMismatch for one of another shape or dtype."""
+        self.names = tuple(vectors)
+        self.size = len(next(iter(vectors.values()))) if vectors else 0
+        for name, vector in vectors.items():
+            if tuple(vector.shape) != (self.size,) or vector.dtype != torch.float32:
+                raise LayoutMismatch(
+                    f"a model has shape {tuple(vector.shape)} and {vector.dtype}, not {(self.size,)} and torch.float32",
+                    where=name,
+                    remedy=_REMEDY,
+                )
+        self._arrays = [vector.detach().numpy() for vector in vectors.values()]
+
+    def read(self, row: int, start: int, out: Piece) -> None:
+        """Copy a piece."""
+        out[:] = self._arrays[row][start : start + len(out)]
+
+
+class Files:
+    """Models in files of their own: from byte ``offset`` on, ``size`` float32 elements in this machine's byte order.
+
+    A safetensors file with one tensor is one, its ``offset`` the length of its header. Use it in a ``with`` block.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], size: int, offset: int = 0) -> None:
+        """Open the files. Raises DataError for one that cannot be read, LayoutMismatch for one of another length."""
+        self.names, self.size, self._offset = tuple(paths), size, offset
+        self._paths = list(paths.values())
+        self._open: list[int] = []
+        try:
+            for name, path in paths.items():
+                self._add(name, path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _add(self, name: str, path: Path) -> None:
+        try:
+            self._open.append(os.open(path, os.O_RDONLY))
+        except OSError as error:
+            raise DataError(
+                f"the model of {name} cannot be read: {error.strerror}", where=str(path), remedy="Fetch it again."
+            ) from error
+        found, wanted = os.fstat(self._open[-1]).st_size, self._offset + 4 * self.size
+        if found != wanted:
+            raise LayoutMismatch(
+                f"the model of {name} has {found} bytes, not {wanted}", where=str(path), remedy=_REMEDY
+            )
+
+    def read(self, row: int, start: int, out: Piece) -> None:
+        """Read a piece. Raises DataError where the file has become shorter or fails."""
+        piece = out.data.cast("B")
+        at, done = self._offset + 4 * start, 0
+        while done < len(piece):
+            try:
+                count = os.preadv(self._open[row], [piece[done:]], at + done)
+            except OSError as error:
+                raise self._lost(row, error.strerror or str(error)) from error
+            if count == 0:
+                raise self._lost(row, "it has become shorter")
+            done += count
+
+    def _lost(self, row: int, why: str) -> DataError:
+        return DataError(
+            f"the model of {self.names[row]} cannot be read: {why}",
+            where=str(self._paths[row]),
+            remedy="Leave a model's file alone while it is merged.",
+        )
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._open:
+            os.close(self._open.pop())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
