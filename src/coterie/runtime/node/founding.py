@@ -9,7 +9,6 @@ from pathlib import Path
 
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
-from coterie import spec as specs
 from coterie.errors import MembershipError, PeerUnreachable
 from coterie.identity import Identity, PeerId, verify
 from coterie.layout import Layout
@@ -44,14 +43,15 @@ _HOUR_MS = 3_600_000
 def found_federation(
     path: Path,
     spec: Spec,
-    layout: Layout,
+    layout: Layout | None,
     table: NodeTable,
     *,
     name: str,
     policy: Policy,
     identity: Identity | None = None,
 ) -> Home:
-    """Make the home of a new federation's founder. ``layout``: of the spec's model, which all members must have.
+    """Make the home of a new federation's founder. ``layout``: of the spec's model, which all members must have; None
+    where training scripts bring the models.
 
     Raises NodeError, MembershipError, LedgerError.
     """
@@ -65,7 +65,7 @@ def found_federation(
         certificate=home.transport.certificate,
         time=now_ms(),
         policy=policy,
-        layout=bytes.fromhex(layout.hash),
+        layout=b"" if layout is None else bytes.fromhex(layout.hash),
     )
     begin_ledger(path, genesis)
     text = spec_text(spec.resolved())
@@ -75,14 +75,15 @@ def found_federation(
 
 
 def found_with_data(
-    path: Path, spec_path: Path, table: NodeTable, *, name: str, policy: Policy, identity: Identity | None = None
+    path: Path, spec: Spec, table: NodeTable, *, name: str, policy: Policy, identity: Identity | None = None
 ) -> Home:
-    """``found_federation`` for a spec file; the data here say what the model's layout is. Also raises DataError."""
-    spec = specs.load(spec_path, ())
+    """``found_federation`` for any spec; the data here say what the model's layout is. Also raises DataError."""
     base = str(Path(spec.base).resolve())
     source = spec if table.dataset is None else spec.with_values({"data.dataset": table.dataset})
-    dataset = data.load(source.dataset, None)
-    layout = VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
+    layout = None
+    if not source.is_for_scripts:
+        dataset = data.load(source.dataset, None)
+        layout = VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
     table = table.model_copy(update={"base": base})
     return found_federation(path, spec, layout, table, name=name, policy=policy, identity=identity)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coterie.errors import CoterieError, NodeError
-from coterie.identity import Identity, PeerId, short_name
+from coterie.identity import PeerId, short_name
 from coterie.ledger import Ledger
 from coterie.network import Codec, Transport
 from coterie.protocols import Mixed, Peer
@@ -17,12 +17,12 @@ from coterie.protocols import Mixed, Peer
 _log = logging.getLogger("coterie.node")
 
 
-def new_peer(own: Identity, transport: Transport, ledger: Ledger) -> Peer:
+def new_peer(own: PeerId, transport: Transport, ledger: Ledger) -> Peer:
     """A peer without members, data or state: ``Life.enter`` brings them."""
     loop, secrets = asyncio.get_running_loop(), random.SystemRandom()
     return Peer(
-        id=own.id,
-        members=(own.id,),
+        id=own,
+        members=(own,),
         neighbours=(),
         learner=_Nothing(),
         ledger=ledger,
@@ -33,7 +33,6 @@ def new_peer(own: Identity, transport: Transport, ledger: Ledger) -> Peer:
         metrics=Refusals(),
         transport=transport,
         codec=Codec(),
-        identity=own,
     )
 
 
