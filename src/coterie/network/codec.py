@@ -2,7 +2,8 @@
 
     frame   = prefix | header | chunk*
     prefix  = "CT" | wire version, u16 | header length, u32                       (big-endian)
-    header  = msgpack [kind, id, message, [[size, layout hash, SHA-256], ...], line?]; a snapshot in the message: its index
+    header  = msgpack [kind, id, message, [[size, layout hash, SHA-256], ...], line?]; in the message a snapshot is its
+              index; the line names one of several conversations
     chunk   = length, u32 | at most 1 MiB of little-endian float32 elements       (snapshots in order of their index)
 
 Everything read here comes from another peer: lengths, types, hashes and limits are checked, and any fault is a
@@ -119,7 +120,7 @@ class Frame(msgspec.Struct, frozen=True):
 class Codec:
     """Encodes and decodes messages of all registered types. Used by one event loop at a time.
 
-    ``line``: names one of several conversations over one transport, at most 32 bytes; a frame of another one is refused.
+    ``line``: names one of several conversations over one transport, at most 32 bytes; frames of others are refused.
     """
 
     def __init__(self, line: bytes = b"") -> None:
@@ -188,9 +189,9 @@ class Codec:
         references = [Reference(r.size, r.layout, d) for r, d in zip(read.snapshots, digests, strict=True)]
         return self._header(read.kind, read.id, read.message, references, read.line)
 
-    def _header(self, kind: Kind, id: int, message: msgspec.Raw, references: list[Reference], line: bytes) -> bytes:
-        plain = _Header(kind, id, message, references)
-        return self._encoder.encode(_LinedHeader(kind, id, message, references, line) if line else plain)
+    def _header(self, kind: Kind, number: int, message: msgspec.Raw, references: list[Reference], line: bytes) -> bytes:
+        plain = _Header(kind, number, message, references)
+        return self._encoder.encode(_LinedHeader(kind, number, message, references, line) if line else plain)
 
     def _read(self, header: bytes) -> _LinedHeader:
         try:
