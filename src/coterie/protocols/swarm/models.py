@@ -27,6 +27,7 @@ class Models:
 
     def __init__(self, peer: Peer, site: SwarmSite) -> None:
         self._peer, self._site = peer, site
+        self._got: dict[bytes, Snapshot] = {}
 
     def publish(self, digest: bytes, snapshot: Snapshot, epoch: int) -> None:
         """Let others pull it from now on."""
@@ -34,31 +35,39 @@ class Models:
             self._peer.publish(snapshot, epoch, channel=channel_of(digest))
 
     def keep(self, digests: Iterable[bytes]) -> None:
-        """Let go of all others that were published here."""
+        """Let go of all others."""
+        self._got = {}
         channels = [channel_of(digest) for digest in digests]
         published = self._peer.memory.published
         for channel in [name for name in published if name.startswith(_PREFIX) and name not in channels]:
             if len(channel) == _DIGITS + 1:
                 del published[channel]
 
-    async def fetch(self, digest: bytes, whom: Sequence[PeerId]) -> Snapshot | None:
+    async def get(self, digest: bytes, whom: Sequence[PeerId]) -> Snapshot | None:
         """The model with this hash, from the first of ``whom`` that gives it; None where nobody does."""
-        seconds = _ANSWER + _BYTES * self._size() / _SLOWEST
+        model = self._peer.memory.published.get(channel_of(digest))
+        if model is not None:
+            return model.vector
+        if digest not in self._got:
+            found = await self._fetch(digest, whom)
+            if found is None:
+                return None
+            self._got[digest] = found
+        return self._got[digest]
+
+    async def _fetch(self, digest: bytes, whom: Sequence[PeerId]) -> Snapshot | None:
+        seconds = _ANSWER + _BYTES * self._site.layout.size / _SLOWEST
         for peer in whom:
             model = (await self._peer.pull([peer], 0, channel_of(digest), seconds)).get(peer)
             if model is None:
                 continue
-            if model.vector.layout_hash != self._site.layout_hash:
+            if model.vector.layout_hash != self._site.layout.hash:
                 self._peer.metrics.dropped(peer, MessageError("a model of another layout", where=peer))
             elif await self._site.digest(model.vector) != digest:
                 self._peer.metrics.dropped(peer, MessageError("a model with another hash than it has", where=peer))
             else:
                 return model.vector
         return None
-
-    def _size(self) -> int:
-        """Elements of the largest model published here; all have the same layout."""
-        return max((model.vector.size for model in self._peer.memory.published.values()), default=0)
 
 
 def channel_of(digest: bytes) -> str:

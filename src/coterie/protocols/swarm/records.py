@@ -166,4 +166,4 @@ def _content(says: SaysCheckIn | SaysMerge) -> dict[str, Any]:
 
 
 def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) and abs(value) <= 1e300 else None  # noqa: PLR2004
+    return float(value) if value is not None and math.isfinite(value) and abs(value) <= 1e300 else None

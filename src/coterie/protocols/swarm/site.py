@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from coterie.layout import Snapshot
+from coterie.layout import Layout, Snapshot
 from coterie.protocols.peer import PeerId
 from coterie.protocols.swarm.checkin import Mode
 
@@ -111,8 +111,13 @@ class SwarmSite(Protocol):
     def terms(self) -> Terms: ...
 
     @property
-    def layout_hash(self) -> str:
+    def layout(self) -> Layout:
         """Of the site's model; models of another one are refused."""
+        ...
+
+    @property
+    def remembers(self) -> bool:
+        """Whether its model is what it was when it stopped. Where not, it begins with the last merged one."""
         ...
 
     async def check_in(self, round: int) -> CheckedIn:
