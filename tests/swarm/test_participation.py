@@ -1,6 +1,8 @@
 """What a callback does between the script and its session, with a session that is a script itself."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,7 +97,7 @@ def test_a_training():
     assert len(session.heard) == 5, "a second end does nothing"
 
 
-@pytest.mark.parametrize(("mode", "value", "weight"), [("snapshot", 2.5, 5), ("active", 2.0, 5), ("inactive", 2.5, 0)])
+@pytest.mark.parametrize(("mode", "value", "weight"), [("snapshot", 2.5, 5), ("active", 2.0, 5), ("inactive", 2.0, 0)])
 def test_the_last_check_in(mode, value, weight):
     session = Scripted()
     callback, model = make(session, checkinModelOnTrainEnd=mode, nodeWeightage=5)
@@ -107,6 +109,40 @@ def test_the_last_check_in(mode, value, weight):
     assert session.vectors("end") == [value]
     assert session.told("end")[0].weight == weight
     assert level(model) == 3.0
+
+
+def test_what_a_failed_merge_left_is_not_taken_for_the_last_merged():
+    session = Scripted()
+    callback, model = make(session, checkinModelOnTrainEnd="active")
+    callback.on_train_begin()
+    train(model)
+    callback.on_batch_end()
+    callback.on_batch_end()
+    session.fail = RunError("nobody is there")
+    with pytest.raises(RunError):
+        callback.on_batch_end()
+    session.fail = None
+    callback.on_train_end()
+    assert session.vectors("end") == [1.0]
+
+
+LEFT = """
+import torch, coterie
+from coterie.swarm import Merged
+
+class Alone:
+    def begin(self, terms, layout, vector): return Merged(vector, 0, 1, 2, False)
+    def close(self, figures): print("left", figures)
+
+coterie.SwarmCallback(2, 1, model=torch.nn.Linear(3, 2), session=Alone()).on_train_begin()
+raise ValueError("the user's own")
+"""
+
+
+def test_a_script_that_fails_leaves_the_swarm():
+    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "left None\n"
+    assert done.stderr.endswith("ValueError: the user's own\n")
 
 
 def test_the_interval_is_the_sessions():
@@ -195,6 +231,18 @@ def test_weights_that_diverged_do_not_leave_the_site():
     with pytest.raises(TrainingDiverged, match="bias has a value that is not finite; it was not checked in"):
         callback.on_batch_end()
     assert session.told("sync") == []
+
+
+@pytest.mark.parametrize("mode", ["active", "inactive"])
+def test_a_site_that_diverged_still_gets_the_final_model(mode):
+    session = Scripted()
+    callback, model = make(session, checkinModelOnTrainEnd=mode)
+    callback.on_train_begin()
+    with torch.no_grad():
+        model.bias[1] = torch.nan
+    callback.on_train_end()
+    assert session.vectors("end") == [1.0]
+    assert level(model) == 2.0
 
 
 def test_large_finite_weights_are_checked_in():

@@ -20,7 +20,7 @@ FOLDER = CHECKOUT / "examples/swarm"
 os.environ.setdefault("KERAS_BACKEND", "torch")
 NEEDS_DATA = pytest.mark.skipif(not os.environ.get("COTERIE_DATA"), reason="COTERIE_DATA names no folder with the data")
 PAIRS = {
-    "mnist_pytorch": ({"epochs": 1, "samples": 1500}, 6, 3),
+    "mnist_pytorch": ({"epochs": 2, "samples": 2000}, 6, 3),
     "mnist_keras": ({"epochs": 1, "samples": 1500}, 3, 3),
     "credit_pytorch": ({"steps": 60}, 6, 4),
     "scikit": ({"epochs": 8}, 6, 3),

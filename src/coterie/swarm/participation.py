@@ -67,6 +67,7 @@ class Participation:
         if settings.ads_val_data is not None:
             self._batches = adapter.unpack_validation(settings.ads_val_data, settings.ads_val_batch_size)
         self._vector = torch.empty(adapter.layout.size)
+        self._merged = torch.empty(0 if settings.checkin_model_on_train_end == "snapshot" else adapter.layout.size)
         self._over = self._ended = False
         self._steps = self._epochs = 0
         terms = Terms(
@@ -96,7 +97,7 @@ class Participation:
         self._steps += batches
         if self._steps >= self._interval:
             self._save(adapter)
-            self._accept(adapter, session.sync(self._checkin(self.weight)))
+            self._accept(adapter, session.sync(self._checkin(self._vector, self.weight)))
         return self._over
 
     def epoch_end(self, epoch: int | None = None) -> bool:
@@ -112,9 +113,10 @@ class Participation:
             return
         session, adapter = self._begun("on_train_end")
         mode = self.settings.checkin_model_on_train_end
-        if mode != "active":
+        if mode == "snapshot":
             self._save(adapter)
-        self._accept(adapter, session.end(self._checkin(0 if mode == "inactive" else self.weight)))
+        vector = self._vector if mode == "snapshot" else self._merged  # a model that diverged does not matter then
+        self._accept(adapter, session.end(self._checkin(vector, 0 if mode == "inactive" else self.weight)))
         self._ended = True
         session.close(self._figures)
         self._session = None
@@ -153,14 +155,14 @@ class Participation:
                 remedy="Lower the learning rate, or clip gradients.",
             )
 
-    def _checkin(self, weighs: int) -> CheckIn:
-        return CheckIn(self._vector, weighs, self._steps, self._epochs, self._figures)
+    def _checkin(self, vector: torch.Tensor, weighs: int) -> CheckIn:
+        return CheckIn(vector, weighs, self._steps, self._epochs, self._figures)
 
     def _accept(self, adapter: ModelAdapter, merged: Merged) -> None:
         """Let the model go on from ``merged``."""
         adapter.load_weights(merged.vector)
-        if self.settings.checkin_model_on_train_end == "active":
-            self._vector.copy_(merged.vector)
+        if self.settings.checkin_model_on_train_end != "snapshot":
+            self._merged.copy_(merged.vector)
         self._steps, self._interval, self._over = 0, max(1, merged.next_interval), merged.over
         self._figures = Figures() if self._batches is None else self._evaluate(adapter, self._batches)
         figures = ", ".join(f"{name} {value:.4g}" for name, value in vars(self._figures).items() if value is not None)

@@ -83,7 +83,7 @@ class Settings:
     ads_val_batch_size: int | None = None
     """Samples a batch of it; None: 256."""
     checkin_model_on_train_end: CheckInMode = "snapshot"
-    """What goes into the last merge: the model as trained ("snapshot"), as last merged ("active"), or nothing."""
+    """What the last merge gets: the model as trained (snapshot), as last merged (active), or nothing (inactive)."""
     node_weightage: int = 1
     """How much this site's model weighs, 1 to 100. May be changed at any time: ``callback.node_weightage = 5``."""
     merge_method: str | Callable[..., Any] = "mean"

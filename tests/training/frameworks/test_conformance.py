@@ -141,8 +141,8 @@ class WritesToVector(Good):
         vector.zero_()
 
 
-class Pickles(Good):
-    """float64 where the vector is float32: what HPE does with other dtypes."""
+class Widens(Good):
+    """Changes the dtype of the user's parameters."""
 
     def load_weights(self, vector):
         self.check_vector(vector)
@@ -239,7 +239,7 @@ BROKEN = {
     SavesViews: "the model lives in the vector it was saved to",
     TakesAnyLength: "load_weights takes a vector that is too long",
     WritesToVector: "load_weights changed the vector it was given",
-    Pickles: "load_weights raised StorageReplaced: Sequential: 0.weight changed from float32 to float64",
+    Widens: "load_weights raised StorageReplaced: Sequential: 0.weight changed from float32 to float64",
     Numbered: "two adapters of the same model have different layouts",
     Gaps: "2.weight begins at 780, not at 768",
     SameNames: "two slots have one name",

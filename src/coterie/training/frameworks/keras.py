@@ -193,7 +193,7 @@ class KerasAdapter(ModelAdapter):
         if self._metric != "accuracy":
             return self._metric
         if outputs.shape[-1] == 1:
-            return partial(_binary_accuracy)
+            return _binary_accuracy
         same = targets.shape == outputs.shape
         metrics = self._keras.metrics
         return metrics.categorical_accuracy if same else metrics.sparse_categorical_accuracy

@@ -1,7 +1,8 @@
 """scikit-learn estimators that learn by ``partial_fit``: linear models and multi-layer perceptrons.
 
 Before the first ``partial_fit`` such an estimator has no weights, and no shape of them: call it once, on a few samples
-with ``classes=`` all classes of the federation, before ``on_train_begin``.
+with ``classes=`` all classes of the federation, before ``on_train_begin``. The dtype of the data decides that of the
+weights, which is in the layout: sites that fit float64 cannot meet sites that fit float32.
 """
 
 from __future__ import annotations
