@@ -1,6 +1,7 @@
 """The conversations: what a protocol sees (``Peer``), who may talk to whom, gossip, and the baselines."""
 
 from coterie.protocols import baselines, gossip
+import coterie.protocols.swarm.registered  # noqa: F401
 from coterie.protocols.peer import Fitted, Mixed, Model, Peer, PeerId, PeerLearner, PeerMemory, Pull
 from coterie.protocols.topology import Neighbourhood, Topology
 

@@ -92,6 +92,11 @@ class ScriptSite:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(error)
 
+    @property
+    def failed(self) -> bool:
+        """Whether the training has ended here by an error."""
+        return self._failure is not None
+
     def _answer(self, merged: Merged, snapshot: Snapshot) -> None:
         self._snapshot, self._taken = snapshot, None
         if merged.over:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
-from coterie.errors import MembershipError, PeerUnreachable
+from coterie import spec as specs
+from coterie.errors import MembershipError, PeerUnreachable, SpecError
 from coterie.identity import Identity, PeerId, verify
 from coterie.layout import Layout
 from coterie.ledger import Record
@@ -36,6 +37,7 @@ from coterie.runtime.work.runner import build_module
 from coterie.spec import Spec
 from coterie.training.vector import VectorModule
 
+_SCRIPT = {"dataset": "script", "partition": "iid"}
 _JOIN_SECONDS = 30.0
 _HOUR_MS = 3_600_000
 
@@ -72,6 +74,29 @@ def found_federation(
     home.save_spec(text, identity.sign("spec", signed_spec(genesis.id, text)))
     home.save(table.model_copy(update={"federation": genesis.id.hex()}))
     return home
+
+
+def spec_to_found(path: Path | None, swarm: str | None) -> Spec:
+    """The spec in a file, or that of a swarm of training scripts with this name. Raises SpecError."""
+    if (path is None) == (swarm is None):
+        raise SpecError(
+            "give a spec, or --swarm NAME" if path is None else "a spec and --swarm NAME are given",
+            where="command line",
+            remedy="A spec is for a federation that trains by itself, --swarm for one whose scripts do.",
+        )
+    if path is not None:
+        spec = specs.load(path, ())
+    else:
+        tables = {"federation": {"name": swarm, "protocol": "swarm"}, "data": _SCRIPT, "model": {"name": "script"}}
+        spec = specs.check(tables, Path.cwd())
+    named = {spec.model.name == "script", spec.is_for_scripts}
+    if len(named) > 1 or (spec.is_for_scripts and spec.federation.protocol != "swarm"):
+        raise SpecError(
+            "model, data and protocol do not go together",
+            where=str(path),
+            remedy='Scripts bring both model and data, by protocol "swarm": or let neither be "script".',
+        )
+    return spec
 
 
 def found_with_data(

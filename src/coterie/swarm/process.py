@@ -1,0 +1,76 @@
+"""The nodes of this process: one for each home that a callback names, on the process's background loop.
+
+A node starts with the first training that needs it and stays until the process ends: others may still need the last
+model from it, it lets newcomers in, and ``coterie federation invite`` and ``status`` talk to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from coterie.errors import CoterieError, NodeError
+from coterie.runtime.node.daemon import Node
+from coterie.runtime.node.home import Home
+from coterie.swarm.part import ScriptPart
+
+_nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Path, asyncio.Task[ProcessNode]]] = WeakKeyDictionary()
+
+
+class ProcessNode:
+    """A node at work in this process. ``ended`` is why it works no more, or None."""
+
+    def __init__(self, home: Home) -> None:
+        self.node = Node(home, ScriptPart)
+        self._task = asyncio.create_task(self.node.run(), name=f"node {home.path}")
+        self._task.add_done_callback(self._on_end)
+
+    @property
+    def part(self) -> ScriptPart:
+        part = self.node.part
+        if not isinstance(part, ScriptPart):
+            raise NodeError("this node is not one of a script", where=str(self.node.home.path))
+        return part
+
+    @property
+    def ended(self) -> bool:
+        return self._task.done()
+
+    async def until_ready(self) -> None:
+        """Until it meets others. Raises what keeps it from that."""
+        ready = asyncio.create_task(self.node.ready.wait())
+        try:
+            await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
+            if self._task.done():
+                self._task.result()
+                raise NodeError("the node was stopped", where=str(self.node.home.path))
+        finally:
+            ready.cancel()
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """Its trainings end with it."""
+        error = None if task.cancelled() else task.exception()
+        told = error if isinstance(error, CoterieError) else None
+        with contextlib.suppress(AttributeError):  # it had not come so far as to have a part
+            for training in self.node.part.trainings.values():  # type: ignore[attr-defined]
+                training.site.fail(told or NodeError("this site's node was stopped", where=str(self.node.home.path)))
+
+
+async def node_of(path: Path) -> ProcessNode:
+    """The node of this home in this process; it is started if need be. Raises what keeps it from starting."""
+    found = _nodes.setdefault(asyncio.get_running_loop(), {})
+    path = path.resolve()
+    task = found.get(path)
+    if task is None or (task.done() and (task.cancelled() or task.exception() or task.result().ended)):
+        task = found[path] = asyncio.create_task(_start(path))
+    return await asyncio.shield(task)
+
+
+async def _start(path: Path) -> ProcessNode:
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # what matters of refused handshakes, our transport logs
+    started = ProcessNode(Home(path))
+    await started.until_ready()
+    return started
