@@ -174,7 +174,7 @@ class World:
     seed: int = 0
     min_peers: int = 2
     terms: Terms | None = None
-    settings: Settings = Settings(full_wait=5.0, deadline=60.0)
+    settings: Settings = field(default_factory=lambda: Settings(full_wait=5.0, deadline=60.0))
     sites: dict = field(default_factory=dict)
     late: tuple = ()
     kind: str = "majority"

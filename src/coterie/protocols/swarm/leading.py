@@ -62,9 +62,10 @@ class Leading:
             self._epoch, self._enough, self._first, self._sent = training.state.epoch, None, None, {}
         self._say()
         if training.state.over:
+            self._tell_user(None)
             return
         decision = self._decide()
-        self._tell_user(decision)
+        self._tell_user(decision.reason if isinstance(decision, quorum.Blocked) else None)
         if isinstance(decision, quorum.Merge) and self._acting() == training.key:
             if training.proposals:
                 for name in sorted(training.proposals):
@@ -223,9 +224,8 @@ class Leading:
                 return key
         return None
 
-    def _tell_user(self, decision: quorum.Decision) -> None:
+    def _tell_user(self, reason: str | None) -> None:
         training = self._training
-        reason = decision.reason if isinstance(decision, quorum.Blocked) else None
         if reason == training.blocked:
             return
         if reason is None:

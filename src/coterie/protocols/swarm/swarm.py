@@ -113,9 +113,10 @@ class Swarm:
             await self._peer.checkpoint(epoch)
             # Step 5: go on from the merged model, unless work of this site still waits for a merge.
             if epoch > self._base and (training.state.over or not self._awaits()):
-                if await self._adopt() and training.state.over:
-                    break
+                await self._adopt()
                 continue
+            if training.state.over:
+                break
             # Step 1: train.
             if self._pending is None or (training.alone and not self._pending.ending):
                 await self._train()
@@ -203,8 +204,7 @@ class Swarm:
             digest = training.state.merged
             if digest is None:
                 return None
-            whom = [peer for peer in self._askable() if training.there(training.key_of(peer) or "")]
-            found = await training.models.get(digest, whom)
+            found = await training.models.get(digest, self._askable())
             if training.state.epoch != epoch:
                 return None
             if found is None:
@@ -216,11 +216,11 @@ class Swarm:
         return training.merged
 
     def _askable(self) -> list[PeerId]:
-        """Others, the last leader first, and then in an order of this peer's own."""
-        others = self.training.others()
+        """Others: the last leader, those that are heard, then those that are not, as the ones that have ended."""
+        training, others = self.training, self.training.others()
         self._peer.random.shuffle(others)
-        leader = self.training.peer_of(self.training.state.leader)
-        return sorted(others, key=lambda peer: peer != leader)
+        leader = training.peer_of(training.state.leader)
+        return sorted(others, key=lambda peer: (not training.there(training.key_of(peer) or ""), peer != leader))
 
     async def _linger(self) -> None:
         """Others may still need the last vote or the final model of this peer: stay until they have shown they know."""
