@@ -88,8 +88,7 @@ class Training:
             arena = Arena(memory, layout.size, _ROWS, travels=True)
             store = StateStore(files.folder, arena, layout.hash)
             closing.callback(store.close)
-            genesis = node.charter.store.record(node.charter.store.genesis)
-            self.ledger = closing.enter_context(SharedStore(files.chain, charter, genesis))
+            self.ledger = closing.enter_context(SharedStore(files.chain, charter))
             self.site = ScriptSite(terms, layout, arena, say)
             self.peer = self._peer(store, returned=returned)
             node.layouts[layout.hash] = layout.size
