@@ -143,7 +143,8 @@ class Gatherings:
             if wish.charter is not None:
                 break
             present = self._present(wish)
-            say(self._told(wish, answers))
+            if len(present) < agreed.min_peers:
+                say(self._told(wish, answers))
             if len(present) >= agreed.min_peers and present[0] == self._peer.id and present == before:
                 await self._convene(wish, present)
             before, first = present, False
