@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
+from swarm_world import World
 
 from coterie.protocols.swarm import Settings
-from swarm_world import World
 
 SEEDS = range(6)
 

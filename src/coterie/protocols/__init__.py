@@ -1,11 +1,11 @@
 """The conversations: what a protocol sees (``Peer``), who may talk to whom, gossip, and the baselines."""
 
-from coterie.protocols import baselines, gossip
-import coterie.protocols.swarm.registered  # noqa: F401
-from coterie.protocols.peer import Fitted, Mixed, Model, Peer, PeerId, PeerLearner, PeerMemory, Pull
+from coterie.protocols import baselines, gossip, swarm
+from coterie.protocols.peer import Chains, Fitted, Mixed, Model, Peer, PeerId, PeerLearner, PeerMemory, Pull
 from coterie.protocols.topology import Neighbourhood, Topology
 
 __all__ = [
+    "Chains",
     "Fitted",
     "Mixed",
     "Model",
@@ -18,4 +18,5 @@ __all__ = [
     "Topology",
     "baselines",
     "gossip",
+    "swarm",
 ]

@@ -15,8 +15,10 @@ import msgspec
 
 from coterie.errors import CoterieError, MessageError, PeerUnreachable, VectorBusy
 from coterie.identity import Identity
+from coterie.identity import PeerId as Key
 from coterie.layout import Snapshot
 from coterie.ledger import Ledger
+from coterie.ledger.shared import QuorumRule, SharedLedger
 from coterie.network import Codec, Envelope, Frame, Message, Transport, message
 from coterie.protocols.patience import Patience
 
@@ -81,8 +83,11 @@ class PeerLearner(Protocol):
         """Number of training samples."""
         ...
 
-    async def fit(self, round: int) -> Fitted:
-        """Train on the peer's own data, as the spec's ``[training]`` says for this round."""
+    async def fit(self, round: int, steps: int | None = None) -> Fitted:
+        """Train on the peer's own data, as the spec's ``[training]`` says for this round.
+
+        ``steps``: so many minibatches, in place of the spec's local steps or epochs.
+        """
         ...
 
     async def aggregate(
@@ -137,6 +142,25 @@ class Metrics(Protocol):
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
         """Bytes from ``sender`` were refused."""
+        ...
+
+
+class Chains(Protocol):
+    """The chains that a peer shares with others, and the keys by which these know it."""
+
+    @property
+    def federation(self) -> bytes:
+        """Names the federation, 32 bytes."""
+        ...
+
+    def key_of(self, peer: PeerId) -> Key | None:
+        """The key of a member; None for who is none."""
+        ...
+
+    def peer_of(self, key: Key) -> PeerId | None: ...
+
+    def open(self, genesis: bytes, rule: QuorumRule) -> SharedLedger:
+        """The chain of this genesis, as far as it is here; it survives a crash. All members open the same one."""
         ...
 
 
@@ -206,6 +230,8 @@ class Peer:
     """Its key, for what it signs itself. A runtime whose runs replay gives one made from its seed."""
     waiting: Callable[[], str] | None = None
     """What its protocol waits for beside answers, in words, where it can say."""
+    chains: Chains | None = None
+    """Where it keeps chains that it shares with others; None where the runtime has none."""
     rounds_kept: int = 0
     """How many publications before the last one others may still pull: peers that run ahead of slow ones keep some."""
     _earlier: dict[str, list[Model]] = field(default_factory=dict)

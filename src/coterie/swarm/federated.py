@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from coterie.layout import Layout
 from coterie.protocols.swarm import Settings
 from coterie.protocols.swarm import Terms as AllTerms
 from coterie.protocols.swarm.records import Agreed
+from coterie.spec import Spec
 from coterie.swarm.process import ProcessNode
 from coterie.swarm.session import CheckIn, Merged, Terms
 from coterie.swarm.training import Files, Training
@@ -54,7 +55,6 @@ class FederatedSession:
     """Implements ``AsyncSession``. ``find`` gives the node of this process, started."""
 
     find: Callable[[], Awaitable[ProcessNode]]
-    settings: Settings = field(default_factory=Settings)
     _node: ProcessNode | None = None
     _training: Training | None = None
     _begun: tuple[AllTerms, Layout] | None = None
@@ -96,6 +96,7 @@ class FederatedSession:
             await training.settle(_LEAVE)
         if part.trainings.get(training.terms.contract) is training:
             del part.trainings[training.terms.contract]
+            part.names.discard(training.terms.contract)
             part.gatherings.leave(training.terms.contract)
             await training.close()
 
@@ -112,26 +113,42 @@ class FederatedSession:
 
     async def _open(self, process: ProcessNode, terms: AllTerms, layout: Layout) -> Training:
         part, node = process.part, process.node
-        if terms.contract in part.trainings:
+        if terms.contract in part.names:
             raise NodeError(
                 f"another callback of this process trains as {terms.contract!r}",
                 where="SwarmCallback: trainingContract",
                 remedy="Give each training a name of its own; close() a callback that is not used any more.",
             )
+        part.names.add(terms.contract)
         notices = Notices(lambda text: _named(text, process))
-        await _waiting(asyncio.shield(part.spec_checked), lambda: notices.say(part.why or None))
-        files = Files(node.home.path, terms.contract)
-        kept = files.charter
-        agreed, begun = Agreed.of(terms, layout.hash), kept is not None and files.merges(kept) > 0
         try:
-            charter = await part.gatherings.charter(terms.contract, agreed, layout.size, notices.say, kept, begun=begun)
-            training = Training(node, charter, terms, layout, self.settings, notices.say)
+            spec = await _waiting(asyncio.shield(part.spec_checked), lambda: notices.say(part.why or None))
+            files = Files(node.home.path, terms.contract)
+            kept = files.charter
+            agreed, begun = Agreed.of(terms, layout.hash), kept is not None and files.merges(kept) > 0
+            charter = await part.gatherings.charter(
+                terms.contract,
+                agreed,
+                layout.size,
+                notices.say,
+                spec.protocol.settings["quorum"],
+                kept,
+                begun=begun,
+            )
+            training = Training(node, charter, terms, layout, _settings(spec), notices.say)
         except BaseException:
             part.gatherings.leave(terms.contract)
+            part.names.discard(terms.contract)
             raise
         notices.say(None)
         part.trainings[terms.contract] = training
         return training
+
+
+def _settings(spec: Spec) -> Settings:
+    """What the spec's ``[swarm]`` says of times; what the callbacks say comes from the scripts."""
+    names = {each.name for each in fields(Settings)}
+    return Settings(**{name: value for name, value in spec.protocol.settings.items() if name in names})
 
 
 async def _waiting(future: asyncio.Future[T], tell: Callable[[], None]) -> T:

@@ -44,6 +44,8 @@ class ScriptPart:
         self.gatherings = Gatherings(peer, charter.store.genesis, lambda: charter.peers, self.waits.called)
         self.trainings: dict[str, Training] = {}
         """By contract."""
+        self.names: set[str] = set()
+        """Contracts of those, and of those about to begin."""
         self.spec_checked: asyncio.Future[Spec] = asyncio.get_running_loop().create_future()
         self._failed = ""
         peer.handle(StandingAsk, lambda sender, question: self.standing())

@@ -8,6 +8,8 @@ holds. ``Swarm`` is one peer's part; ``SwarmSite`` what it asks of the site.
 from coterie.protocols.swarm.checkin import CheckIn, Contribution, Mode, contribution, node_weight
 from coterie.protocols.swarm.interval import Bounds, Interval, adapted
 from coterie.protocols.swarm.leader import acting, lead_order, turns_after
+from coterie.protocols.swarm.learner_site import Judged, LearnerSite, MergingLearner
+from coterie.protocols.swarm.protocol import swarm
 from coterie.protocols.swarm.quorum import Blocked, Decision, Gathering, Merge, Quorum, Wait, decide
 from coterie.protocols.swarm.records import chain_genesis
 from coterie.protocols.swarm.site import Adopted, CheckedIn, Part, Shared, SwarmSite, Terms
@@ -25,7 +27,10 @@ __all__ = [
     "Decision",
     "Gathering",
     "Interval",
+    "Judged",
+    "LearnerSite",
     "Merge",
+    "MergingLearner",
     "Mode",
     "Part",
     "Quorum",
@@ -44,5 +49,6 @@ __all__ = [
     "fresh_share",
     "lead_order",
     "node_weight",
+    "swarm",
     "turns_after",
 ]

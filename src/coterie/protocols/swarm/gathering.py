@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -41,7 +40,6 @@ _ANSWER = 2.0
 _PROMISE = 10.0
 """Seconds for which a promise is good."""
 _MOST_NAMED = 32
-_log = logging.getLogger("coterie.swarm")
 _Charter = Annotated[bytes, msgspec.Meta(max_length=1 << 19)]
 
 
@@ -66,6 +64,8 @@ class GatherAnswer(Message, frozen=True):
     """Its own question, where it trains under that name."""
     charter: _Charter
     """Of that training, where it has begun; else empty."""
+    waited: Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
+    """Milliseconds since the sender would train under that name."""
 
 
 @message
@@ -94,9 +94,12 @@ class _Wish:
     """One training that this site is in, or would be in."""
 
     ask: GatherAsk
+    began: float
     charter: Charter | None = None
     present: Mapping[PeerId, GatherAsk] = field(default_factory=dict)
     """The others that gather, as of the last look."""
+    differ: Mapping[PeerId, str] = field(default_factory=dict)
+    """Those that came later and train on other terms, and in what."""
     promised: tuple[PeerId, float] = ("", 0.0)
     """To whom, and until when."""
 
@@ -105,7 +108,7 @@ class Gatherings:
     """One member's part in beginning trainings.
 
     ``federation``: id of the genesis record. ``members``: all members now, this one too, in an order all agree on.
-    ``called``: how a member is shown to people. ``say``: what is waited for, told to the user.
+    ``called``: how a member is shown to people.
     """
 
     def __init__(
@@ -123,22 +126,23 @@ class Gatherings:
         agreed: Agreed,
         size: int,
         say: Callable[[str], None],
+        quorum: Literal["majority", "two thirds"] = "majority",
         kept: Charter | None = None,
         begun: bool = False,
     ) -> Charter:
         """The charter of the training with this name, once there is one; ``leave`` must follow.
 
-        ``size``: elements of the model. ``kept``: the charter this site had before; ``begun``: and has merged with.
+        ``size``: elements of the model. ``say``: told what is waited for. ``quorum``: of the voters, where this site convenes. ``kept``: the charter this
+        site had before; ``begun``: and has merged with.
         Raises SpecError where the others train on other terms.
         """
         vrf = VrfKey.of(self._peer.identity).public
-        wish = self._wishes[contract] = _Wish(GatherAsk(contract, agreed, size, vrf))
+        wish = self._wishes[contract] = _Wish(GatherAsk(contract, agreed, size, vrf), self._peer.clock.time())
         if kept is not None and begun:
             wish.charter = kept
         before: list[PeerId] | None = None
-        first = True
         while wish.charter is None:
-            answers = await self._look(wish, strict=first)
+            answers = await self._look(wish)
             wish.charter = wish.charter or self._given(contract, answers) or kept
             if wish.charter is not None:
                 break
@@ -146,8 +150,8 @@ class Gatherings:
             if len(present) < agreed.min_peers:
                 say(self._told(wish, answers))
             if len(present) >= agreed.min_peers and present[0] == self._peer.id and present == before:
-                await self._convene(wish, present)
-            before, first = present, False
+                await self._convene(wish, present, quorum)
+            before = present
             if wish.charter is None:
                 await asyncio.sleep(_LOOK)
         return wish.charter
@@ -158,20 +162,23 @@ class Gatherings:
 
     # Asking
 
-    async def _look(self, wish: _Wish, *, strict: bool) -> dict[PeerId, GatherAnswer]:
-        """What the others answer. ``strict``: they were there before, so it is this site whose terms are others."""
+    async def _look(self, wish: _Wish) -> dict[PeerId, GatherAnswer]:
+        """What the others answer. Raises SpecError where one that was there before trains on other terms."""
         others = [peer for peer in self._members() if peer != self._peer.id]
         replies = await self._peer.ask_all(others, wish.ask, _ANSWER)
         answers = {p: r for p, r in zip(others, replies, strict=True) if isinstance(r, GatherAnswer)}
         with_it = {p: a.own for p, a in answers.items() if a.own is not None and a.own.contract == wish.ask.contract}
         differ = {peer: text for peer, own in with_it.items() if (text := _difference(wish.ask, own))}
-        if differ and strict and len(differ) == len(with_it):
-            told = "; ".join(f"at {self._called(peer)}: {text}" for peer, text in differ.items())
+        waited = self._waited(wish)
+        earlier = {p: text for p, text in differ.items() if answers[p].charter or answers[p].waited >= waited}
+        if earlier:
+            told = "; ".join(f"at {self._called(peer)}: {text}" for peer, text in earlier.items())
             raise SpecError(
                 f"the others train on other terms: {told}",
                 where=f"trainingContract {wish.ask.contract}",
                 remedy="Use the same model and settings at all sites, or another trainingContract.",
             )
+        wish.differ = differ
         wish.present = {p: own for p, own in with_it.items() if p not in differ and not answers[p].charter}
         return {peer: answer for peer, answer in answers.items() if peer not in differ}
 
@@ -202,22 +209,23 @@ class Gatherings:
             for peer, answer in answers.items()
             if answer.own is None and answer.trains
         ]
-        idle = [peer for peer in self._members() if peer not in present and not (peer in answers and answers[peer].own)]
-        idle = [peer for peer in idle if not (peer in answers and answers[peer].trains)]
+        known = {*present, *wish.differ, *(peer for peer, answer in answers.items() if answer.own or answer.trains)}
+        idle = [peer for peer in self._members() if peer not in known]
         if idle:
             elsewhere.append(f"not started: {', '.join(map(self._called, idle))}")
+        elsewhere += [f"{self._called(peer)} trains on other terms: {text}" for peer, text in wish.differ.items()]
         if len(self._members()) < needed:
             elsewhere.append(f"the federation has {len(self._members())} members: invite others")
         return "; ".join([told, *elsewhere])
 
     # Beginning
 
-    async def _convene(self, wish: _Wish, present: Sequence[PeerId]) -> None:
+    async def _convene(self, wish: _Wish, present: Sequence[PeerId], quorum: Literal["majority", "two thirds"]) -> None:
         own = self._peer
         if self._is_promised(wish, own.id):
             return
         wish.promised = (own.id, own.clock.time() + _PROMISE)
-        charter = self._draft(wish, present)
+        charter = self._draft(wish, present, quorum)
         others = [peer for peer in present if peer != own.id]
         offer = CharterOffer(wish.ask.contract, charter.encode())
         replies = await own.ask_all(others, offer, _ANSWER)
@@ -227,12 +235,12 @@ class Gatherings:
                 own.send(peer, CharterBegin(wish.ask.contract, offer.charter))
         wish.promised = ("", 0.0)
 
-    def _draft(self, wish: _Wish, present: Sequence[PeerId]) -> Charter:
+    def _draft(self, wish: _Wish, present: Sequence[PeerId], quorum: Literal["majority", "two thirds"]) -> Charter:
         keys = {peer: ask.vrf for peer, ask in wish.present.items()} | {self._peer.id: wish.ask.vrf}
         voters = Voters.of(Voter(peer, keys[peer], 1) for peer in present)
         genesis = chain_genesis(self._federation, wish.ask.contract)
         beacon = hashlib.sha256(pack((genesis, voters.hash))).digest()
-        rule = QuorumRule("majority", wish.ask.agreed.min_peers)
+        rule = QuorumRule(quorum, wish.ask.agreed.min_peers)
         return Charter.make(self._peer.identity, genesis, voters, beacon, rule)
 
     def _read(self, contract: str, data: bytes) -> Charter:
@@ -256,12 +264,14 @@ class Gatherings:
         trains = tuple(sorted(self._wishes))[:_MOST_NAMED]
         wish = self._wishes.get(ask.contract)
         if wish is None:
-            return GatherAnswer(trains, None, b"")
-        if difference := _difference(wish.ask, ask):
-            _log.warning("%s would train %r on other terms: %s", self._called(sender), ask.contract, difference)
-        elif wish.charter is None:
+            return GatherAnswer(trains, None, b"", 0)
+        if wish.charter is None and not _difference(wish.ask, ask):
             wish.present = {**wish.present, sender: ask}
-        return GatherAnswer(trains, wish.ask, wish.charter.encode() if wish.charter is not None else b"")
+        charter = wish.charter.encode() if wish.charter is not None else b""
+        return GatherAnswer(trains, wish.ask, charter, self._waited(wish))
+
+    def _waited(self, wish: _Wish) -> int:
+        return max(0, int(1000 * (self._peer.clock.time() - wish.began)))
 
     def _on_offer(self, sender: PeerId, offer: CharterOffer) -> CharterPromise:
         wish = self._wishes.get(offer.contract)

@@ -33,7 +33,7 @@ from coterie.ledger.shared import SharedLedger
 from coterie.protocols.consensus import Consensus, create
 from coterie.protocols.consensus import log as consensus_log
 from coterie.protocols.consensus.chores import Chores
-from coterie.protocols.peer import Mixed, Peer, PeerId
+from coterie.protocols.peer import Peer, PeerId
 from coterie.protocols.swarm.leading import Leading
 from coterie.protocols.swarm.ordering import Ordering
 from coterie.protocols.swarm.packing import packed, unpacked
@@ -70,7 +70,6 @@ class Swarm:
         self._over: asyncio.Future[None] | None = None
         self._ordering = Ordering(self.training, self._changed)
         self._leading = Leading(self.training, self._ordering, self._chores)
-        self._loss = 0.0
         memory = peer.store.get(_KEY) or {}
         self._serial: int = memory.get("serial", 0)
         self._base: int = memory.get("base", 0)
@@ -193,8 +192,6 @@ class Swarm:
             self._pending = None
         self._base = state.epoch
         self._save()
-        weights = {peer: shared.weight for peer, shared in adopted.shared.items()}
-        self._peer.metrics.round_done(state.epoch - 1, self._loss, Mixed(weights, None, None, ()))
         return True
 
     async def _merged(self) -> Snapshot | None:

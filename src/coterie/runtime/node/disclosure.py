@@ -54,7 +54,7 @@ def _of_scripts(spec: Spec, table: NodeTable, others: list[str]) -> Iterator[str
     yield "             and to all: batches and epochs trained, nodeWeightage, loss and metric on adsValData if given"
     yield f"to           {', '.join(others) or 'nobody yet'}; and to whoever is admitted later"
     yield "signed       a record of each check-in: the model's hash and these figures, kept by all members"
-    yield "not hidden   weights tell things about the data they were trained on. No noise is added, and the leader sees them"
+    yield "not hidden   weights tell things about the data they were trained on. No noise is added"
 
 
 def _members(home: Home) -> dict[PeerId, str]:

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from coterie.errors import DataError, OutputError
+from coterie.errors import DataError, LedgerError, OutputError
 from coterie.protocols import Mixed, Model, PeerMemory
 from coterie.protocols.patience import Patience
 from coterie.runtime.results import RunDirectory
@@ -48,6 +48,8 @@ class _SavedMember(msgspec.Struct):
     trust: dict[str, float] | None
     starts: int
     finished: bool
+    chains: list[tuple[bytes, list[bytes]]] = []
+    """(charter, batches of final blocks)."""
 
 
 class Saved(msgspec.Struct):
@@ -127,7 +129,7 @@ def restore(directory: RunDirectory, saved: Saved, federation: Federation, arena
     try:
         for member, kept in zip(federation.members, saved.members, strict=True):
             _restore_member(member, kept, unpacker)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, LedgerError) as error:
         raise _damaged(directory.path / _STATE, error) from None
 
 
@@ -156,6 +158,7 @@ def _save_member(member: Member, packer: Packer) -> _SavedMember:
         trust=dict(member.mixed.trust) if member.mixed and member.mixed.trust is not None else None,
         starts=member.starts,
         finished=member.finished,
+        chains=member.chains.save(),
     )
 
 
@@ -179,6 +182,7 @@ def _restore_member(member: Member, kept: _SavedMember, unpacker: Unpacker) -> N
     if kept.weights is not None:
         member.mixed = Mixed(kept.weights, kept.trust, None, ())
     member.starts, member.finished = kept.starts, kept.finished
+    member.chains.restore(kept.chains)
 
 
 def _write_vectors(folder: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> list[str]:

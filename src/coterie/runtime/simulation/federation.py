@@ -26,6 +26,7 @@ from coterie.network import Codec
 from coterie.protocols import Mixed, Neighbourhood, Peer, PeerId, PeerMemory, Topology
 from coterie.registry import guarded
 from coterie.runtime.results import PeerMetrics
+from coterie.runtime.simulation.chains import Roster, SimulatedChains
 from coterie.runtime.simulation.clock import VirtualLoop
 from coterie.runtime.simulation.jobs import Jobs
 from coterie.runtime.simulation.observer import Observer, Report
@@ -64,6 +65,7 @@ class Member:
     attacker: bool
     learner: JobLearner
     store: MemoryStore
+    chains: SimulatedChains
     neighbours: Sequence[PeerId]
     identity: Identity
     memory: PeerMemory = field(default_factory=PeerMemory)
@@ -112,6 +114,8 @@ class Federation:
         attack = spec.choices.get("attack")
         self._crafting = publishes and attack is not None and falsifies(attack.component) == "own"
         self.observer = Observer(self, self.on_record, self.on_round)
+        identities = [_identity(spec.seed, number) for number in self.numbers]
+        self.roster = Roster(bytes.fromhex(spec.hash), dict(zip(self.ids, identities, strict=True)))
         speeds = generator(spec.seed, "speed").lognormal(0.0, spec.compute.spread, spec.federation.peers)
         self.members = [
             Member(
@@ -127,8 +131,9 @@ class Federation:
                     spec.compute.seconds_per_step * float(speeds[self.numbers[index]]),
                 ),
                 MemoryStore(),
+                SimulatedChains(self.roster),
                 Neighbourhood(self.ids, self.topology.adjacency[index]),
-                _identity(spec.seed, self.numbers[index]),
+                identities[index],
             )
             for index in range(count)
         ]
@@ -302,6 +307,7 @@ class Federation:
             codec=self.codec,
             memory=member.memory,
             identity=member.identity,
+            chains=member.chains,
             returned=returned,
             meet=meet,
         )

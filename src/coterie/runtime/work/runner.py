@@ -6,6 +6,7 @@ worker did it, nor on what that worker did before.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import random
 import sys
@@ -22,6 +23,8 @@ from coterie import registry
 from coterie import spec as specs
 from coterie.adversary import craft, targets
 from coterie.aggregation import Context, aggregate, metropolis_weights
+from coterie.aggregation.merging import Vectors as Merging
+from coterie.aggregation.merging import merge, merge_by_rule
 from coterie.errors import CoterieError, LayoutMismatch, PluginError, RunError, SpecError
 from coterie.runtime.work.descriptions import (
     AggregateJob,
@@ -29,10 +32,13 @@ from coterie.runtime.work.descriptions import (
     AttackJob,
     ClearJob,
     CopyJob,
+    DigestJob,
     EvaluateJob,
     FitJob,
     FitOutcome,
     Job,
+    JudgeJob,
+    MergeJob,
     Setup,
 )
 from coterie.runtime.work.memory import SharedArray, Vectors
@@ -154,6 +160,18 @@ class Runner:
             case ClearJob():
                 self.vectors[job.target].zero_()
                 return None
+            case MergeJob():
+                self._merge(job)
+                return None
+            case DigestJob():
+                return hashlib.sha256(self.vectors[job.vector].numpy().astype("<f4", copy=False).data).digest()
+            case JudgeJob():
+                if not len(self._validation[job.peer]):
+                    return None
+                self.learner.bind(self.vectors[job.vector])
+                self.learner.bound.restore_local(job.local)
+                self.seed("judge", job.peer, 0)
+                return self.learner.evaluate(*self.held_out(job.peer))
 
     def _fit(self, job: FitJob) -> FitOutcome:
         base, vector = self.vectors[job.source], self.vectors[job.target]
@@ -171,7 +189,7 @@ class Runner:
             self.x,
             self.y,
             self.train[job.peer],
-            steps=self.spec.local_steps,
+            steps=self.spec.local_steps if job.steps is None else job.steps,
             lr=self.learning_rate(job.round),
             seed=seed,
             state=state,
@@ -215,6 +233,27 @@ class Runner:
             )
         self.vectors[job.target].copy_(outcome.vector)
         return AggregateOutcome(outcome.weights, outcome.trust, outcome.state, outcome.refused)
+
+    def _merge(self, job: MergeJob) -> None:
+        models = Merging({name: self.vectors[block] for name, block in zip(job.names, job.sources, strict=True)})
+        if job.method != "rule":
+            vector = merge(models, job.weights, job.method).vector
+        else:
+            rule = self.spec.choices["aggregation"]
+            self.seed("merge", 0, job.round)  # the same, whoever leads
+            merged, _ = merge_by_rule(
+                rule,
+                models,
+                job.weights,
+                base=self.vectors[job.base].clone(),
+                layout=self.learner.layout,
+                samples=job.samples,
+                round=job.round,
+                rounds=self.spec.federation.rounds,
+                judge=_Nobody(),
+            )
+            vector = merged.vector
+        self.vectors[job.target].copy_(vector)
 
     def _attack(self, job: AttackJob) -> None:
         self.seed("attack", job.peer, job.round)
@@ -321,6 +360,29 @@ class _Judge:
         return self.runner.learner
 
 
+class _Nobody:
+    """In place of a judge, where all must come to the same merge: no peer's own data may decide."""
+
+    def loss(self, vector: torch.Tensor) -> float:
+        raise self._refusal()
+
+    def gradient(self, vector: torch.Tensor) -> torch.Tensor:
+        raise self._refusal()
+
+    def root_gradient(self, vector: torch.Tensor) -> torch.Tensor:
+        raise self._refusal()
+
+    def training_outputs(self, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raise self._refusal()
+
+    def _refusal(self) -> SpecError:
+        return SpecError(
+            "this rule judges models by one peer's data, and a merge must come out the same whoever makes it",
+            where="aggregation.rule",
+            remedy="Take one that looks at the models alone, or a swarm.merge_method.",
+        )
+
+
 def _tensor(shared: SharedArray) -> torch.Tensor:
     return torch.from_numpy(shared.open())
 
@@ -346,7 +408,9 @@ def located(error: Exception, job: Job, runner: Runner) -> Exception:
     """The error with the peer and the round it happened at; a PluginError where a user's model or loss is to blame."""
     if isinstance(error, CoterieError) and error.where.startswith("peer"):
         return error
-    place = f"peer {job.peer}" + (f", round {job.round}" if isinstance(job, FitJob | AggregateJob | AttackJob) else "")
+    place = f"peer {job.peer}" + (
+        f", round {job.round}" if isinstance(job, FitJob | AggregateJob | AttackJob | MergeJob) else ""
+    )
     if isinstance(error, CoterieError):
         error.where = f"{place}: {error.where}".removesuffix(": ")
         return error
