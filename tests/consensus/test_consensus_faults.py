@@ -130,7 +130,10 @@ def test_the_closing_block_is_notarised_and_not_final(worlds):
     world.begin()
     for node in world.nodes.values():
         add = node.ledger.add
-        node.ledger.add = lambda blocks, finality, add=add: (tails.append(len(finality.headers)), add(blocks, finality))[1]
+        node.ledger.add = lambda blocks, finality, add=add: (
+            tails.append(len(finality.headers)),
+            add(blocks, finality),
+        )[1]
     world.until(lambda: world.progress() >= 6, 200)
     assert max(tails) >= 1
     chain = world.nodes["p0"].chain
@@ -340,4 +343,3 @@ def test_crash_only_a_minority_never_goes_on_alone(worlds):
     small, large = len(world.nodes["p0"].chain), len(world.nodes["p4"].chain)
     assert small < 12 < large
     world.until(lambda: world.progress() >= large + 3, 60)
-

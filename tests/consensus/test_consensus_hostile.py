@@ -190,12 +190,8 @@ def test_pulls_are_refused_where_they_are_too_many(hostile):
 def test_answers_to_pulls_that_are_lies(hostile):
     """A liar that claims to be ahead is asked, refused, and not asked for ever."""
     world, asked = hostile.world, []
-    block = SharedBlock.make(
-        hostile.me, genesis=GENESIS, epoch=0, height=1, parent_height=0, parent=world.charter.id
-    )
-    forged = Batch(
-        (FullSharedBlock(block, ()),), Finality((), Certificate(0, 1, "final", block.id, ((0, bytes(64)),)))
-    )
+    block = SharedBlock.make(hostile.me, genesis=GENESIS, epoch=0, height=1, parent_height=0, parent=world.charter.id)
+    forged = Batch((FullSharedBlock(block, ()),), Finality((), Certificate(0, 1, "final", block.id, ((0, bytes(64)),))))
 
     def answer(sender, pull):
         asked.append(sender)

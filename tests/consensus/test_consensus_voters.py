@@ -34,7 +34,9 @@ def bring(world, item) -> int:
         node.app.extra = [item]
     world.until(lambda: all(item.id in node.app.told for node in world.up), 60)
     return next(
-        epoch for epoch, height, _ in world.up[0].chain if item.encode() in world.up[0].ledger.block(epoch, height).records
+        epoch
+        for epoch, height, _ in world.up[0].chain
+        if item.encode() in world.up[0].ledger.block(epoch, height).records
     )
 
 

@@ -88,10 +88,10 @@ class FederatedSession:
         return await (await self._at_work()).site.bring(checkin, ending=True)
 
     async def close(self, figures: Figures | None) -> None:
-        training, self._training = self._training, None
-        if training is None or self._node is None:
+        (training, self._training), (node, self._node) = (self._training, None), (self._node, None)
+        if training is None or node is None:
             return
-        part = self._node.part
+        part = node.part
         if figures is not None:
             await training.settle(_LEAVE)
         if part.trainings.get(training.terms.contract) is training:

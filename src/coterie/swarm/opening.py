@@ -64,6 +64,7 @@ def find(home: Path | None) -> Federation:
 def open_session(home: Path | None) -> Session:
     """A session of the federation that ``find`` finds. Raises NodeError where there is none."""
     found = find(home)
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before it is imported; what matters, our transport logs
     try:
         import coterie.network.grpc.transport  # noqa: F401
     except ModuleNotFoundError as error:

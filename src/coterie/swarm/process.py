@@ -7,14 +7,15 @@ model from it, it lets newcomers in, and ``coterie federation invite`` and ``sta
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
-import os
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from coterie.errors import CoterieError, NodeError
 from coterie.runtime.node.daemon import Node
 from coterie.runtime.node.home import Home
+from coterie.swarm.background import PATIENCE_SECONDS
 from coterie.swarm.part import ScriptPart
 
 _nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Path, asyncio.Task[ProcessNode]]] = WeakKeyDictionary()
@@ -39,6 +40,11 @@ class ProcessNode:
     def ended(self) -> bool:
         return self._task.done()
 
+    async def stop(self) -> None:
+        """End well: connections are closed before the loop is."""
+        self.node.stop()
+        await asyncio.wait([self._task])
+
     async def until_ready(self) -> None:
         """Until it meets others. Raises what keeps it from that."""
         ready = asyncio.create_task(self.node.ready.wait())
@@ -52,6 +58,7 @@ class ProcessNode:
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         """Its trainings end with it."""
+        _nodes.get(task.get_loop(), {}).pop(self.node.home.path, None)
         error = None if task.cancelled() else task.exception()
         told = error if isinstance(error, CoterieError) else None
         with contextlib.suppress(AttributeError):  # it had not come so far as to have a part
@@ -61,7 +68,11 @@ class ProcessNode:
 
 async def node_of(path: Path) -> ProcessNode:
     """The node of this home in this process; it is started if need be. Raises what keeps it from starting."""
-    found = _nodes.setdefault(asyncio.get_running_loop(), {})
+    loop = asyncio.get_running_loop()
+    if loop not in _nodes:
+        _nodes[loop] = {}
+        atexit.register(_stop_nodes, loop)
+    found = _nodes[loop]
     path = path.resolve()
     task = found.get(path)
     if task is None or (task.done() and (task.cancelled() or task.exception() or task.result().ended)):
@@ -69,8 +80,22 @@ async def node_of(path: Path) -> ProcessNode:
     return await asyncio.shield(task)
 
 
+def _stop_nodes(loop: asyncio.AbstractEventLoop) -> None:
+    """When the process ends, before the loop does: gRPC's own tasks are not to be cancelled one by one."""
+    if not loop.is_closed():
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(_stopped(loop), loop).result(PATIENCE_SECONDS)
+
+
+async def _stopped(loop: asyncio.AbstractEventLoop) -> None:
+    for task in list(_nodes.pop(loop, {}).values()):
+        if not task.done():
+            task.cancel()
+        elif not task.cancelled() and task.exception() is None:
+            await task.result().stop()
+
+
 async def _start(path: Path) -> ProcessNode:
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # what matters of refused handshakes, our transport logs
     started = ProcessNode(Home(path))
     await started.until_ready()
     return started

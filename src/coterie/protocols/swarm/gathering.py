@@ -132,9 +132,9 @@ class Gatherings:
     ) -> Charter:
         """The charter of the training with this name, once there is one; ``leave`` must follow.
 
-        ``size``: elements of the model. ``say``: told what is waited for. ``quorum``: of the voters, where this site convenes. ``kept``: the charter this
-        site had before; ``begun``: and has merged with.
-        Raises SpecError where the others train on other terms.
+        ``size``: elements of the model. ``say``: told what is waited for. ``quorum``: of the voters, where this site
+        convenes. ``kept``: the charter it had before; ``begun``: and has merged with. Raises SpecError where others,
+        who were there before, train on other terms.
         """
         vrf = VrfKey.of(self._peer.identity).public
         wish = self._wishes[contract] = _Wish(GatherAsk(contract, agreed, size, vrf), self._peer.clock.time())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import logging
 import signal
 from collections import Counter
@@ -289,6 +290,7 @@ def run_node(path: Path) -> None:
         asyncio.run(_run(home))
     else:
         uvloop.run(_run(home))
+    gc.collect()  # gRPC's own thread ends with its last connection; beside an ending interpreter it may crash
 
 
 async def _run(home: Home) -> None:

@@ -228,7 +228,7 @@ def _asker(invitation: Invitation) -> Callable[[bytes], Awaitable[bytes]]:
 
 
 def found_run(
-    folders: Sequence[Path], spec: Spec, layout: Layout, names: Sequence[str], parts: Sequence[int]
+    folders: Sequence[Path], spec: Spec, layout: Layout | None, names: Sequence[str], parts: Sequence[int]
 ) -> list[Home]:
     """Homes of all nodes of one run on this machine, the first the founder, all of them members."""
     table = NodeTable(listen="127.0.0.1:0", private_networks=True, base=str(Path(spec.base).resolve()))
