@@ -19,7 +19,8 @@ torch.set_num_threads(1)
 
 
 def say(**what):
-    print(json.dumps(what), flush=True)
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
 
 
 def main(site, how):
