@@ -101,8 +101,8 @@ def test_an_interrupted_script_ends_and_the_others_go_on(tmp_path):
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ({"hidden": 16}, "the model is another one (2,410 numbers here"),
-        ({"swarm": {"syncFrequency": 20}}, "sync_frequency 10 here and 20 there"),
+        ({"hidden": 16}, "the model is another one (1,210 numbers here and 2,410 there)"),
+        ({"swarm": {"syncFrequency": 20}}, "sync_frequency 20 here and 10 there"),
     ],
 )
 def test_other_settings_are_named_with_who_has_them(tmp_path, other, told):
@@ -114,7 +114,7 @@ def test_other_settings_are_named_with_who_has_them(tmp_path, other, told):
         made.introduce(one, three)
         three.end(status=1)
         assert "the others train on other terms: at site-0" in three.words
+        assert told in three.words
         two.start(epochs=4)
         made.introduce(one, two)
         one_model([one, two])
-        assert told in one.words
