@@ -362,34 +362,31 @@ def doctor(home: Home, as_json: AsJson = False) -> None:
 def audit(
     ledger: Annotated[Path, typer.Argument(help="A ledger file, or a folder that holds some.", show_default=False)],
     genesis: Annotated[str, typer.Option("--genesis", help="The federation's id: 64 hexadecimal digits.")],
+    start: Annotated[
+        str | None,
+        typer.Option("--start", help="What a shared chain must begin with: the id of its charter or a checkpoint."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify a ledger offline: every signature, hash and chain, with nothing but the genesis hash.
+    """Verify a ledger offline: every signature, hash, certificate and proof, with nothing but the genesis hash.
 
-    Ends with status 1 where something is wrong, and names the first bad record.
+    Ends with status 1 where something is wrong, and names the first bad record or block.
     """
-    from coterie.ledger import audit as verify
-    from coterie.ledger import describe
-
-    try:
-        wanted = bytes.fromhex(genesis)
-    except ValueError:
-        wanted = b""
-    if len(wanted) != 32:
-        raise LedgerError(
-            "not a genesis hash", where="--genesis", remedy="Give 64 hexadecimal digits, as 'federation status' shows."
-        )
-    files = sorted(ledger.rglob("ledger.sqlite")) if ledger.is_dir() else [ledger]
+    wanted = _hash(genesis, "--genesis", "a genesis hash", "as 'federation status' shows")
+    pinned = None if start is None else _hash(start, "--start", "the id of a start", "as the invitation names them")
+    files = [ledger]
+    if ledger.is_dir():
+        files = sorted(path for name in ("ledger.sqlite", "shared.sqlite") for path in ledger.rglob(name))
     if not files:
         raise LedgerError("there is no ledger.sqlite in it", where=str(ledger), remedy="Name a ledger file.")
-    found = [(path, verify(path, wanted)) for path in files]
+    found = [(path, *_audited(path, wanted, pinned)) for path in files]
     if as_json:
-        rows = [{"path": str(path), "ok": one.fault is None, "report": describe(one)} for path, one in found]
+        rows = [{"path": str(path), "ok": ok, "report": report} for path, ok, report in found]
         success(json.dumps({"ledgers": rows}))
     else:
-        for path, one in found:
-            success(f"{path}\n{describe(one)}")
-    if any(one.fault is not None for _, one in found):
+        for path, _, report in found:
+            success(f"{path}\n{report}")
+    if not all(ok for _, ok, _ in found):
         raise typer.Exit(1)
 
 
@@ -416,6 +413,30 @@ def _entered(made: Any, joined: Any, how: str = "") -> None:
         success(f"Next: COTERIE_HOME={home} python YOUR_SCRIPT.py")
         return
     success(f"Next: coterie node --home {home} --dry-run   and then: coterie node --home {home}")
+
+
+def _audited(path: Path, genesis: bytes, start: bytes | None) -> tuple[bool, str]:
+    """Whether a ledger of either kind is sound, and a report."""
+    from coterie.ledger import audit as verify
+    from coterie.ledger import describe
+    from coterie.ledger.shared import audit_shared, describe_shared, is_shared
+    from coterie.protocols.committees.recorded import committee_fault
+
+    if is_shared(path):
+        chain = audit_shared(path, genesis, start, committee_fault)
+        return chain.fault is None, describe_shared(chain)
+    one = verify(path, genesis)
+    return one.fault is None, describe(one)
+
+
+def _hash(text: str, option: str, what: str, source: str) -> bytes:
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        found = b""
+    if len(found) != 32:
+        raise LedgerError(f"not {what}", where=option, remedy=f"Give 64 hexadecimal digits, {source}.")
+    return found
 
 
 def _ask(home: Path, command: str, **content: Any) -> dict[str, Any]:

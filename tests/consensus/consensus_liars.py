@@ -9,6 +9,7 @@ from coterie.ledger.shared.votes import NO_BLOCK
 from coterie.network import Message
 from coterie.protocols.consensus import Consensus
 from coterie.protocols.consensus.messages import ConsensusProposal, ConsensusVote
+from coterie.protocols.consensus.tally import Tally
 
 
 class Liar(Consensus):
@@ -22,8 +23,8 @@ class Liar(Consensus):
         for peer in self.others():
             self.peer.send(peer, one if peer in half else other)
 
-    def vote(self, like: Vote, kind, hash=NO_BLOCK) -> Vote:
-        return Vote.make(self.peer.identity, self.machine.state.genesis, like.epoch, like.height, kind, hash)
+    def vote(self, like: Vote, kind, block=NO_BLOCK) -> Vote:
+        return Vote.make(self.peer.identity, self.machine.state.genesis, like.epoch, like.height, kind, block)
 
     def twin(self, full: FullSharedBlock) -> FullSharedBlock:
         """Another block for the same height."""
@@ -64,6 +65,24 @@ class DoubleVoter(Splitter):
             super()._tell(what, to)
 
 
+class Shower(DoubleVoter):
+    """As a leader it shows both blocks to everybody, in another order to each half, and votes for both."""
+
+    def _tell(self, what, to) -> None:
+        tally = self.machine.tallies.get(self.machine.height)
+        if isinstance(what, Proposal):
+            self.other = self.twin(what.full)
+            one, two = ConsensusProposal(what), ConsensusProposal(msgspec.structs.replace(what, full=self.other))
+            self.say(one, two, self.half(what))
+            self.say(two, one, self.half(what))
+        elif isinstance(what, Vote) and what.kind != "dummy" and tally is not None and tally.own == what.hash:
+            for kind in ("block", "final"):
+                one, two = self.vote(what, kind, what.hash), self.vote(what, kind, self.other.block.id)
+                self.say(ConsensusVote(one), ConsensusVote(two), self.half(what))
+        else:
+            super()._tell(what, to)
+
+
 class SilentLeader(Consensus):
     """Votes, and never proposes."""
 
@@ -83,8 +102,4 @@ class Picky(Liar):
             super()._tell(what, to)
 
 
-class _Empty:
-    certificates: dict = {}
-
-
-_none = _Empty()
+_none = Tally(0)

@@ -249,8 +249,12 @@ class World:
         return self.peer_of(machine.state.leader(machine.height))
 
     def close(self) -> None:
+        self.end()
+        assert self.faults == []
+
+    def end(self) -> None:
+        """Whatever has gone wrong, nothing goes on."""
         for node in self.nodes.values():
             node.die()
         self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.close()
-        assert self.faults == []

@@ -28,13 +28,15 @@ DELAY = 1.0
 class Bench:
     """Voters ``p0`` ... with these weights, and the machine of one of them."""
 
-    def __init__(self, weights, own="p0", machine=Simplex, rule=None, beacon=b"b") -> None:
+    kind = Simplex
+
+    def __init__(self, weights, own="p0", rule=None, beacon=b"b") -> None:
         self.names = [f"p{number}" for number in range(len(weights))]
         voters = Voters.of([voter(name, weight) for name, weight in zip(self.names, weights, strict=True)])
         charter = Charter.make(
             identity("founder"), GENESIS, voters, hashlib.sha256(beacon).digest(), rule or QuorumRule()
         )
-        self.state, self.own, self.kind = charter.checkpoint, own, machine
+        self.state, self.own = charter.checkpoint, own
         self.names_of = {identity(name).id: name for name in self.names}
         self.machine = self.fresh()
         self.did = self.machine.start()

@@ -1,12 +1,13 @@
 """What may go wrong among voters, one fault a test, in virtual time. Random mixtures are in test_consensus_chaos."""
 
+import asyncio
 import logging
 
 import pytest
 from consensus_liars import DoubleVoter, Picky, SilentLeader, Splitter
 from consensus_world import DELAY, App, World
 
-from coterie.errors import OutputError
+from coterie.errors import LedgerError, OutputError
 from coterie.ledger.shared import QuorumRule, Vote
 from coterie.protocols.consensus import Consensus, log
 
@@ -256,6 +257,21 @@ def test_who_votes_without_its_log_contradicts_itself(worlds):
     world.until(lambda: any(victim.identity.id in node.consensus.evidence for node in world.honest), 60)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_ledger_that_was_mended_and_ends_earlier(worlds, seed):
+    """Its log is sound: it says nothing at heights that it has forgotten, comes back to the others, and votes again."""
+    world = worlds([1] * 4, seed=seed, closing=4 + 20 * (seed % 2), pace=0.1).begin()
+    victim = world.nodes["p2"]
+    world.until(lambda: victim.machine.final >= 3, 60)
+    victim.die()
+    victim.ledger = type(victim.ledger)(world.charter, world.known)
+    victim.start()
+    before = world.progress()
+    world.until(lambda: world.progress() >= before + 9 and victim.machine.votes, 100)
+    assert all(node.consensus.evidence == {} for node in world.honest)
+    assert len(victim.machine.state.voters) == 4
+
+
 def test_a_disk_that_is_full_silences_the_voter_and_the_others_go_on(worlds, caplog):
     world = worlds([1] * 4, seed=2, closing=4).begin()
     victim = world.nodes["p3"]
@@ -276,6 +292,42 @@ def test_a_disk_that_is_full_silences_the_voter_and_the_others_go_on(worlds, cap
     world.until(lambda: victim.machine.votes, 60)  # the next epoch
     world.until(lambda: world.progress() >= before + 12, 60)
     assert all(node.consensus.evidence == {} for node in world.honest)
+
+
+def test_a_ledger_that_cannot_be_written_ends_the_run_and_blames_nobody(worlds):
+    world = worlds([1] * 4, seed=2).begin()
+    victim = world.nodes["p3"]
+    world.until(lambda: world.progress() >= 3, 60)
+
+    def add(blocks, finality):
+        raise LedgerError("no room")
+
+    victim.ledger.add = add
+    with pytest.raises(LedgerError, match="no room"):
+        world.until(lambda: False, 30)
+    victim.die()
+    world.loop.run_until_complete(asyncio.sleep(1))
+    assert not any(at == "p3" for at, _, _ in world.dropped)
+    victim.task = None
+    before = world.progress()
+    world.until(lambda: world.progress() >= before + 3, 60)
+
+
+def test_what_the_application_raises_ends_the_run(worlds):
+    world = worlds([1] * 4, seed=2)
+
+    class Failing(App):
+        def final(self, block, records):
+            if self.node.name == "p2" and len(self.chain) == 2:
+                raise RuntimeError("the application's own")
+            super().final(block, records)
+
+    world.application = Failing
+    world.begin()
+    with pytest.raises(RuntimeError, match="the application's own"):
+        world.until(lambda: False, 30)
+    world.nodes["p2"].die()
+    world.nodes["p2"].task = None
 
 
 # What the application releases

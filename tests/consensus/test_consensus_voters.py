@@ -1,4 +1,4 @@
-"""Who votes when: joins, leaves, new keys and evidence with their delays; those that follow; joiners and late comers."""
+"""Who votes when: joins, leaves, new keys and evidence with their delays; who follows; joiners and late comers."""
 
 import pytest
 from consensus_liars import Splitter
@@ -62,10 +62,9 @@ def test_a_joiner_comes_by_a_checkpoint_and_votes_two_epochs_after_its_record(wo
     assert newcomer.chain[0][0] == 2
     assert newcomer.ledger.checkpoint(1) is None
     assert newcomer.chain == world.nodes["p0"].chain[-len(newcomer.chain) :]
-    newcomer.app.chain = world.nodes["p0"].chain[: len(world.nodes["p0"].chain) - len(newcomer.chain)] + newcomer.chain
-    led = [b for b in range(1, 4) if newcomer.machine.state.leader(b) == key]
+    before = [entry for entry in world.nodes["p0"].chain if entry[0] < 2]
+    newcomer.app.chain = before + newcomer.chain  # for the check of prefixes
     assert newcomer.machine.votes
-    assert isinstance(led, list)
 
 
 def test_a_leaver_votes_for_two_epochs_more_and_its_stake_stays_locked(worlds):

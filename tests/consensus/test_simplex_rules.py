@@ -5,7 +5,7 @@ from consensus_world import GENESIS, identity
 from simplex_bench import DELAY, Bench, bench_led_by_others
 
 from coterie.errors import LedgerError
-from coterie.ledger.shared import FullSharedBlock, Proposal, QuorumRule, SharedBlock, Vote
+from coterie.ledger.shared import FullSharedBlock, QuorumRule, SharedBlock, Vote
 from coterie.protocols.consensus import steps
 
 FOUR = [1, 1, 1, 1]
@@ -154,8 +154,8 @@ def test_rule_8_final_on_a_notarised_block_and_not_after_a_dummy_vote():
 def test_rule_8_no_final_vote_without_a_quorum():
     bench = bench_led_by_others(FOUR)
     full = bench.block(1)
-    bench.propose(full)
-    assert [vote.kind for vote in bench.told(did=bench.votes(["p1"], "block", 1, full.block.id))] == []
+    did = bench.propose(full) + bench.votes(["p1"], "block", 1, full.block.id)
+    assert [vote.kind for vote in bench.told(did=did)] == ["block"]
 
 
 def test_rule_8_the_certificate_goes_to_those_who_have_not_shown_that_they_know():
@@ -359,3 +359,33 @@ def test_a_certificate_with_an_unknown_vote_of_this_peer_silences_it():
     assert not bench.machine.votes
     bench.step(steps.Due(2))
     assert bench.told(did=bench.fire("height")) == []
+
+
+def test_final_blocks_from_others_whose_certificate_names_a_later_one():
+    """A batch may end before the certified block: it is asked for, and final as soon as it is here."""
+    bench = bench_led_by_others(FOUR, (1, 2, 3))
+    first = bench.block(1)
+    second = bench.block(2, first)
+    final = bench.certificate(NAMES[1:], "final", 2, second.block.id)
+    bench.step(steps.Adopted(1, first.block.id, final))
+    assert (bench.machine.final, bench.machine.height) == (1, 3)
+    assert bench.machine.lacking() == [second.block.id]
+    (action,) = bench.of(steps.Final, bench.step(steps.Fetched(second)))
+    assert action.blocks == (second,)
+    assert bench.machine.final == 2
+
+
+def test_a_proposal_after_a_final_parent_may_bear_its_final_certificate():
+    bench = bench_led_by_others(FOUR, (1, 2))
+    first = bench.block(1)
+    final = bench.certificate(NAMES[1:], "final", 1, first.block.id)
+    bench.step(steps.Adopted(1, first.block.id, final))
+    assert [vote.kind for vote in bench.told(did=bench.propose(bench.block(2, first), final))] == ["block"]
+
+
+def test_a_proposal_that_would_undo_what_is_final_gets_no_vote():
+    bench = bench_led_by_others(FOUR, (1, 2, 3))
+    first = bench.block(1)
+    bench.step(steps.Adopted(1, first.block.id, bench.certificate(NAMES[1:], "final", 1, first.block.id)))
+    dummies = [bench.certificate(NAMES[1:], "dummy", height) for height in (1, 2)]  # 1: only two quorums that lie
+    assert bench.told(did=bench.propose(bench.block(3), None, dummies)) == []

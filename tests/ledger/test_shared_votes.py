@@ -24,6 +24,7 @@ from coterie.ledger.shared import (
     Signatures,
     Vote,
     Voters,
+    contradictions,
 )
 
 replace = msgspec.structs.replace
@@ -87,6 +88,7 @@ def test_certificates_that_are_none():
     cases = {
         "less than a quorum": few,
         "in order": replace(good, votes=(*few.votes, few.votes[0])),
+        "named twice": replace(good, votes=(first, *good.votes)),
         "that there is not": replace(good, votes=(*few.votes, (900, first[1]))),
         "not signed by": replace(good, votes=((first[0], rest[0][1]), *rest)),
         "no others, name": replace(good, kind="dummy"),
@@ -163,6 +165,33 @@ def test_what_is_no_evidence(what):
         Evidence.of(one, other)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "proves"),
+    [
+        (("final", BLOCK), ("final", OTHER), True),
+        (("final", BLOCK), ("dummy", bytes(32)), True),
+        (("block", BLOCK), ("block", OTHER), True),
+        (("block", BLOCK), ("dummy", bytes(32)), False),
+        (("block", BLOCK), ("final", BLOCK), False),
+        (("final", BLOCK), ("final", BLOCK), False),
+    ],
+)
+def test_two_certificates_accuse_those_who_signed_both(one, other, proves):
+    """5 of 7 each: at least 3, which is more than a third."""
+    early, late = VOTERS.members[:5], VOTERS.members[2:]
+    sent = [
+        votes(*thing, peers=[peer for peer in PEERS if any(voter.key == peer.id for voter in chosen)])
+        for thing, chosen in ((one, early), (other, late))
+    ]
+    first, second = (Certificate.of(several, VOTERS, QuorumRule()) for several in sent)
+    found = contradictions(first, second, VOTERS)
+    assert [shown.voter for shown in found] == ([voter.key for voter in VOTERS.members[2:5]] if proves else [])
+    for shown in found:
+        shown.check(GENESIS)
+    moved = Certificate.of(votes(*other, height=4), VOTERS, QuorumRule())
+    assert contradictions(first, moved, VOTERS) == ()
+
+
 def test_a_proposal_shows_why_it_may_follow():
     writer = Writer(charter().checkpoint)
     first = writer.block()
@@ -173,10 +202,12 @@ def test_a_proposal_shows_why_it_may_follow():
     dummies = tuple(certified(writer.state, height, "dummy", bytes(32)) for height in (2, 3))
     good = Proposal(later, parent, dummies)
     assert Proposal.decode(good.encode()) == good
+    final = replace(good, notarised=replace(parent, kind="final"))
+    assert Proposal.decode(final.encode()) == final
     bad = {
         "unless that is the anchor": [replace(good, notarised=None), Proposal(first, parent, ())],
         "not that of": [
-            replace(good, notarised=replace(parent, kind="final")),
+            replace(good, notarised=replace(parent, kind="dummy")),
             replace(good, notarised=replace(parent, height=2)),
             replace(good, notarised=replace(parent, hash=OTHER)),
             replace(good, notarised=replace(parent, epoch=1)),
@@ -192,6 +223,16 @@ def test_a_proposal_shows_why_it_may_follow():
         for proposal in proposals:
             with pytest.raises(LedgerError, match=match):
                 Proposal.decode(proposal.encode())
+
+
+def test_a_proposal_bears_the_last_dummies_only():
+    writer = Writer(charter().checkpoint)
+    later = writer.block(skip=20)
+    dummies = tuple(certified(writer.state, height, "dummy", bytes(32)) for height in range(5, 21))
+    proposal = Proposal(later, None, dummies)
+    assert Proposal.decode(proposal.encode()) == proposal
+    with pytest.raises(LedgerError, match="missing"):
+        Proposal.decode(Proposal(later, None, dummies[1:]).encode())
 
 
 def test_blocks_of_bad_form_are_refused():

@@ -202,6 +202,11 @@ class World:
         self.loop.set_exception_handler(lambda loop, context: self.faults.append(context))
         self.nodes = {name: Node(self, name, **self.sites.get(name, {})) for name in self.names}
 
+    def part(self, *names, seconds) -> None:
+        """From now on these hear nobody else, and nobody else hears them."""
+        now = self.loop.time()
+        self.network._groups.append((now, now + seconds, {name: name in names for name in self.names}))
+
     def begin(self, *names) -> World:
         for name in names or [name for name in self.names if name not in self.late]:
             self.nodes[name].start()

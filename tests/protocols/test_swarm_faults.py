@@ -71,6 +71,25 @@ def test_a_leader_killed_in_mid_merge_is_replaced_in_under_five_seconds(worlds, 
     world.finish()
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("merging", [True, False])
+def test_a_leader_whose_host_falls_silent_is_replaced_in_under_five_seconds(worlds, seed, merging):
+    world = worlds(seed=seed).begin()
+    for node in world.nodes.values():
+        node.site.merge_seconds = 0.4
+    if merging:
+        world.until(lambda: any(node.swarm._leading._leads for node in world.nodes.values()))
+        (leader,) = [node for node in world.nodes.values() if node.swarm._leading._leads]
+    else:
+        world.until(lambda: any(node.swarm.training.proposals for node in world.nodes.values()))
+        (leader,) = [node for node in world.nodes.values() if node.swarm.training.proposals]
+    world.part(leader.name, seconds=20.0)
+    epoch, others = leader.state.epoch, [node for node in world.nodes.values() if node is not leader]
+    took = world.until(lambda: min(node.state.epoch for node in others) > epoch)
+    assert took < 5.0
+    world.finish()
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_leader_killed_once_it_has_proposed_loses_nothing(worlds, seed):
     world = worlds(seed=seed).begin()

@@ -15,18 +15,17 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from coterie.errors import LedgerError
 from coterie.identity import PeerId, short_name
+from coterie.ledger.auditing import Stop, counted, date, faults, printable, read_mode, require_file, require_structure
 from coterie.ledger.blocks import Block, FullBlock
 from coterie.ledger.chain import BadRecord, extend
-from coterie.ledger.database import FAULTS, Damaged, connect, require_tables, translated
+from coterie.ledger.formats import connect, require_tables
+from coterie.ledger.kinds import Tally
 from coterie.ledger.records import Record
 from coterie.ledger.tables import GENESIS_KIND, LEDGER
-
-_MOST_WORDS = 400
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,7 @@ class Audit:
     """Records outside chains."""
     aside: int = 0
     """Blocks that wait for lost ones before them; not verified."""
+    tally: Tally = field(default_factory=Tally)
     fault: Fault | None = None
 
     @property
@@ -92,24 +92,19 @@ def audit(path: Path, genesis: bytes) -> Audit:
     """
     if len(genesis) != 32:
         raise LedgerError(f"a genesis hash has 32 bytes, not {len(genesis)}")
-    _require_file(path)
+    require_file(path)
     result = Audit(path, genesis)
     place = _Place()
-    try:
-        with closing(connect(path, LEDGER, _mode(path))) as db:
-            require_tables(db, path, LEDGER, genesis)
-            _audit_loose(db, result, place)
-            _audit_chains(db, result, place)
-            _audit_structure(db, result, place)
-    except _Stop as stop:
-        result.fault = place.fault(str(stop))
-    except Damaged as damaged:
-        result.fault = place.fault(damaged.what)
-    except FAULTS as error:
-        meaning = translated(error, path)
-        if not isinstance(meaning, Damaged):
-            raise meaning from error
-        result.fault = place.fault(meaning.what)
+
+    def found(what: str) -> None:
+        result.fault = place.fault(what)
+
+    with faults(path, found), closing(connect(path, LEDGER, read_mode(path))) as db:
+        require_tables(db, path, LEDGER, genesis)
+        _audit_loose(db, result, place)
+        _audit_chains(db, result, place)
+        require_structure(db)
+        ((result.aside,),) = db.execute("SELECT count(*) FROM aside").fetchall()
     return result
 
 
@@ -118,28 +113,25 @@ def describe(result: Audit) -> str:
     fault = result.fault
     verdict = "is sound." if fault is None else f"is NOT sound.\nThe first fault is in {fault.where}: {fault.what}."
     total = (
-        f"{_counted(result.blocks, 'block')} in {_counted(len(result.chains), 'chain')} and "
-        f"{_counted(result.records, 'record')}, {result.loose} of them outside chains"
+        f"{counted(result.blocks, 'block')} in {counted(len(result.chains), 'chain')} and "
+        f"{counted(result.records, 'record')}, {result.loose} of them outside chains"
     )
     lines = [
         f"The ledger {result.path} of the federation {result.genesis.hex()} {verdict}",
         f"{'Verified' if fault is None else 'Verified before that'}: {total}.",
     ]
     for peer in sorted(result.chains.keys() | result.signed.keys()):
-        line = f"  {short_name(peer)} {peer}: signed {_counted(result.signed.get(peer, 0), 'record')}"
+        line = f"  {short_name(peer)} {peer}: signed {counted(result.signed.get(peer, 0), 'record')}"
         chain = result.chains.get(peer)
         if chain is not None and chain.head is not None:
-            held = f"{_counted(chain.blocks, 'block')} with {_counted(chain.records, 'record')}"
-            line += f"; a chain of {held}, the last {chain.head.id.hex()} of {_date(chain.head.time)}"
+            held = f"{counted(chain.blocks, 'block')} with {counted(chain.records, 'record')}"
+            line += f"; a chain of {held}, the last {chain.head.id.hex()} of {date(chain.head.time)}"
         lines.append(line)
+    lines += result.tally.lines()
     if result.aside:
-        lines.append(f"{_counted(result.aside, 'block')} could not be joined to a chain: those before are missing.")
+        lines.append(f"{counted(result.aside, 'block')} could not be joined to a chain: those before are missing.")
     lines.append("A chain that was cut short would look the same: compare last blocks with what other peers have.")
     return "\n".join(lines)
-
-
-class _Stop(Exception):
-    """A fault was found."""
 
 
 @dataclass
@@ -151,9 +143,7 @@ class _Place:
     index: int | None = None
 
     def fault(self, what: str) -> Fault:
-        """A message may hold bytes from the file: only what prints is kept of it."""
-        plain = "".join(letter if letter.isprintable() else "?" for letter in what[:_MOST_WORDS])
-        return Fault(plain, self.author, self.height, self.index)
+        return Fault(printable(what), self.author, self.height, self.index)
 
 
 def _audit_loose(db: sqlite3.Connection, result: Audit, place: _Place) -> None:
@@ -161,20 +151,21 @@ def _audit_loose(db: sqlite3.Connection, result: Audit, place: _Place) -> None:
     for seq, name, kind, data in db.execute("SELECT seq, id, kind, data FROM loose ORDER BY seq"):
         place.index = result.loose
         if seq <= before:
-            raise _Stop("the file's rows are out of order")
+            raise Stop("the file's rows are out of order")
         record = _record(data)
         if (record.id, record.kind) != (name, kind):
-            raise _Stop("it is filed as another record")
+            raise Stop("it is filed as another record")
         if record.kind == GENESIS_KIND:
             if record.id != result.genesis:
-                raise _Stop("a genesis record that is not this federation's")
+                raise Stop("a genesis record that is not this federation's")
             found = True
         before = seq
         result.loose += 1
+        result.tally.add(record)
         result.signed[record.author] = result.signed.get(record.author, 0) + 1
     place.index = None
     if not found:
-        raise _Stop("the genesis record is missing")
+        raise Stop("the genesis record is missing")
 
 
 def _audit_chains(db: sqlite3.Connection, result: Audit, place: _Place) -> None:
@@ -187,79 +178,44 @@ def _audit_chains(db: sqlite3.Connection, result: Audit, place: _Place) -> None:
         place.author, place.height, place.index = _name(author), 0 if head is None else head.height + 1, None
         full, block = _block(data)
         if (block.author, block.height) != (author, height):
-            raise _Stop("it is filed as another block")
+            raise Stop("it is filed as another block")
         if head is None and block.author in result.chains:
-            raise _Stop("the file's rows are out of order")
+            raise Stop("the file's rows are out of order")
         try:
             records = extend(head, block, full.records, result.genesis)
         except BadRecord as error:
             place.index = error.index
-            raise _Stop(error.what) from None
+            raise Stop(error.what) from None
         except LedgerError as error:
-            raise _Stop(error.what) from None
+            raise Stop(error.what) from None
         head = block
         chain = result.chains.setdefault(author, ChainCount())
         chain.blocks, chain.records, chain.head = chain.blocks + 1, chain.records + len(records), block
         for record in records:
+            result.tally.add(record)
             result.signed[record.author] = result.signed.get(record.author, 0) + 1
         place.height = block.height + 1
     place.author = place.height = place.index = None
 
 
-def _audit_structure(db: sqlite3.Connection, result: Audit, place: _Place) -> None:
-    """What the walk could not see, such as rows that an index leaves out."""
-    ((found,),) = db.execute("PRAGMA integrity_check(1)").fetchall()
-    if found != "ok":
-        raise _Stop(f"its structure is damaged: {found}")
-    ((result.aside,),) = db.execute("SELECT count(*) FROM aside").fetchall()
-
-
 def _record(data: object) -> Record:
     if type(data) is not bytes:
-        raise _Stop("it is no bytes")
+        raise Stop("it is no bytes")
     try:
         return Record.decode(data)
     except LedgerError as error:
-        raise _Stop(str(error)) from None
+        raise Stop(str(error)) from None
 
 
 def _block(data: object) -> tuple[FullBlock, Block]:
     if type(data) is not bytes:
-        raise _Stop("it is no bytes")
+        raise Stop("it is no bytes")
     try:
         full = FullBlock.decode(data)
         return full, Block.decode(full.block)
     except LedgerError as error:
-        raise _Stop(str(error)) from None
+        raise Stop(str(error)) from None
 
 
 def _name(author: object) -> PeerId:
     return author if isinstance(author, str) else f"a {type(author).__name__}"
-
-
-def _require_file(path: Path) -> None:
-    remedy = "Name a ledger, such as ledger.sqlite."
-    try:
-        if path.exists() and not path.is_file():
-            raise LedgerError("not a file", where=str(path), remedy=remedy)
-        path.open("rb").close()
-    except OSError as error:
-        raise LedgerError(f"it cannot be read: {error.strerror or error}", where=str(path), remedy=remedy) from None
-
-
-def _mode(path: Path) -> str:
-    """Without logs beside it nobody has the file open: it is read as it is, in a folder that may be read-only."""
-    logs = (path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm"))
-    return "ro" if any(log.exists() for log in logs) else "ro&immutable=1"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _date(milliseconds: int) -> str:
-    """An author may have written any time."""
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (ValueError, OverflowError, OSError):
-        return f"{milliseconds} ms after 1970"

@@ -11,7 +11,8 @@ from coterie.errors import LedgerError
 from coterie.identity import PeerId
 from coterie.ledger.blocks import Block, FullBlock
 from coterie.ledger.chain import extend
-from coterie.ledger.database import Damaged, loading, open_file
+from coterie.ledger.database import loading, open_file
+from coterie.ledger.formats import Damaged
 from coterie.ledger.records import Record
 from coterie.ledger.salvage import Damage, salvage
 from coterie.ledger.tables import LEDGER

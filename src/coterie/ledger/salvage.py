@@ -20,7 +20,7 @@ from coterie.errors import LedgerError
 from coterie.ledger import merkle
 from coterie.ledger.blocks import MOST_FULL_BYTES, Block, FullBlock
 from coterie.ledger.chain import extend
-from coterie.ledger.database import FAULTS, PAGE_BYTES, Format, create, finish, replace
+from coterie.ledger.formats import FAULTS, PAGE_BYTES, Format, create, finish, replace
 from coterie.ledger.pages import last_columns
 from coterie.ledger.records import Record
 from coterie.ledger.tables import GENESIS_KIND, LEDGER, write_aside, write_block, write_loose

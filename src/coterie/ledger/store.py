@@ -21,7 +21,8 @@ from coterie.ledger import merkle, tables
 from coterie.ledger.blocks import Block, FullBlock, Proof
 from coterie.ledger.catchup import MOST_BATCH_BLOCKS, MOST_BATCH_BYTES, Head, Received, take
 from coterie.ledger.chain import extend
-from coterie.ledger.database import OPEN_AGAIN, Damaged, Database
+from coterie.ledger.database import Database
+from coterie.ledger.formats import OPEN_AGAIN, Damaged
 from coterie.ledger.opening import open_ledger
 from coterie.ledger.records import Record, RecordId
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 
 from coterie.ledger.blocks import MOST_FULL_BYTES, Block, FullBlock
-from coterie.ledger.database import Format
+from coterie.ledger.formats import Format
 from coterie.ledger.records import Record
 
 GENESIS_KIND = "genesis"

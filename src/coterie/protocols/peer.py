@@ -269,7 +269,13 @@ class Peer:
 
     def send(self, to: PeerId, message: Message) -> None:
         """Tell ``to`` something; no reply, and no notice if it is lost."""
-        self.transport.post(to, self.codec.encode(Envelope("send", 0, message)), _ignore)
+        self.send_all((to,), message)
+
+    def send_all(self, to: Sequence[PeerId], message: Message) -> None:
+        """Tell each of ``to`` the same; it is encoded once."""
+        frame = self.codec.encode(Envelope("send", 0, message))
+        for peer in to:
+            self.transport.post(peer, frame, _ignore)
 
     def handle(self, kind: type[M], function: Callable[[PeerId, M], Any]) -> None:
         """Answer messages of a type with ``function(sender, message)``: a message, an awaitable of one, or None."""

@@ -1,17 +1,22 @@
 """The shared chain: what a federation agrees on, final once a quorum of its voters has signed. Data and checks only.
 
-Who can do what, with the rule ``stake``: less than a third of the stake can neither make two blocks final that are not
-one after the other, nor name a block that was not proposed by the leader that the beacon drew, nor take part in the
-draw. It can delay, leave records out while it leads, and keep closing blocks back. A third can stop the chain; two
-thirds can write what they like, except others' signatures, and evidence of what they signed twice remains with
-whoever has seen both.
+Who can do what, with the rule ``stake``. Less than a third of the stake can make no two blocks final that are not one
+after the other, propose at no height that the beacon did not draw it for, and accuse nobody of what it did not sign. It
+can delay; leave records out while it leads; and keep closing blocks back, for another draw of the next beacon. A third
+can stop the chain, and for two blocks to be final at one height a third must sign both, which proves itself to whoever
+has both. Two thirds write what they like, short of others' signatures. With the rule ``majority`` one liar is enough
+for a fork.
+
+Old keys: who comes to hold those of two thirds of a past epoch can write another history from there on, and no check
+finds it out but a later checkpoint from somebody trusted (``charter``).
 """
 
+from coterie.ledger.shared.audit import SharedAudit, SharedFault, audit_shared, describe_shared, is_shared
 from coterie.ledger.shared.blocks import Finality, FullSharedBlock, Proposal, SharedBlock, closing_alpha
 from coterie.ledger.shared.chain import CheckedBlock, SharedChain, check_block
 from coterie.ledger.shared.changes import Accusation, Change, Join, Leave, NewKey, Removal
 from coterie.ledger.shared.charter import Charter, Checkpoint, Locked, next_beacon
-from coterie.ledger.shared.evidence import Evidence
+from coterie.ledger.shared.evidence import Evidence, contradictions
 from coterie.ledger.shared.ledger import Batch, FinalProof, SharedLedger
 from coterie.ledger.shared.memory import SharedMemory
 from coterie.ledger.shared.signatures import Signatures
@@ -35,6 +40,7 @@ __all__ = [
     "Proposal",
     "Finality",
     "Evidence",
+    "contradictions",
     "SharedChain",
     "CheckedBlock",
     "check_block",
@@ -50,6 +56,11 @@ __all__ = [
     "SharedDamage",
     "Batch",
     "FinalProof",
+    "SharedAudit",
+    "SharedFault",
+    "audit_shared",
+    "describe_shared",
+    "is_shared",
     "closing_alpha",
     "next_beacon",
 ]

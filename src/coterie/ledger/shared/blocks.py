@@ -29,7 +29,7 @@ from coterie.ledger.records import MOST_RECORD_BYTES, Record
 from coterie.ledger.shared.signatures import Signatures
 from coterie.ledger.shared.votes import MOST_CERTIFICATE_BYTES, BlockHeight, Certificate, Epoch
 
-MOST_BLOCK_BYTES = 640
+MOST_BLOCK_BYTES = 384
 MOST_FULL_BYTES = MOST_RECORDS_BYTES + 5 * MOST_RECORDS + 2 * MOST_BLOCK_BYTES
 MOST_DUMMIES = 16
 """Dummy certificates that a proposal bears."""
@@ -145,6 +145,11 @@ class FullSharedBlock(msgspec.Struct, frozen=True, array_like=True, forbid_unkno
 
     def encode(self) -> bytes:
         return pack(self)
+
+    @property
+    def most_bytes(self) -> int:
+        """Not less than the length of its encoding."""
+        return MOST_BLOCK_BYTES + sum(map(len, self.records)) + 5 * len(self.records)
 
     def check_root(self) -> None:
         """Raise LedgerError unless the records are those that the block names by its root."""

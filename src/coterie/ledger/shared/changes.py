@@ -28,6 +28,7 @@ import msgspec
 from coterie.errors import LedgerError
 from coterie.identity import Identity, PeerId, is_vrf_key, verify
 from coterie.ledger.encoding import Hash, Key, Signature, pack
+from coterie.ledger.kinds import Content, Kinds
 from coterie.ledger.records import Record
 from coterie.ledger.shared.charter import MOST_LOCKED, Checkpoint, Locked
 from coterie.ledger.shared.evidence import MOST_EVIDENCE_BYTES, Evidence
@@ -36,10 +37,6 @@ from coterie.ledger.shared.voters import MOST_VOTERS, Voter, Voters, Weight
 from coterie.ledger.shared.votes import Epoch
 
 _CONSENT = "voter consent"
-
-
-class Content(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a record of one of these kinds says. ``record`` makes one, ``read`` reads one."""
 
 
 class Dated(Content, frozen=True, kw_only=True):
@@ -103,27 +100,25 @@ class Accusation(Content, frozen=True, kw_only=True):
 
 
 Saying: TypeAlias = Join | Leave | NewKey | Removal | Accusation
-KINDS: dict[str, type[Saying]] = {
-    "voter join": Join,
-    "voter leave": Leave,
-    "voter key": NewKey,
-    "voter removal": Removal,
-    "evidence": Accusation,
-}
-_KIND_OF = {content: kind for kind, content in KINDS.items()}
+KINDS: Kinds[Content] = Kinds(
+    {
+        "voter join": Join,
+        "voter leave": Leave,
+        "voter key": NewKey,
+        "voter removal": Removal,
+        "evidence": Accusation,
+    }
+)
+record = KINDS.record
+"""Makes a signed record that says one of these."""
 
 
 class Change(NamedTuple):
     """A well-formed record that may change who votes."""
 
+    kind: str
     author: PeerId
     says: Saying
-
-
-def record(identity: Identity, says: Saying, time: int | None = None) -> Record:
-    """A signed record that says this. Raises LedgerError."""
-    content = msgspec.to_builtins(says, builtin_types=(bytes,))
-    return Record.make(identity, _KIND_OF[type(says)], content, time=time)
 
 
 def read(found: Record, genesis: bytes, known: Signatures | None = None) -> Change | None:
@@ -131,16 +126,12 @@ def read(found: Record, genesis: bytes, known: Signatures | None = None) -> Chan
 
     Raises LedgerError for one that no block of this federation may have: its form, consent or evidence is no good.
     """
-    decoder = _decoders.get(found.kind)
-    if decoder is None:
+    says = KINDS.read(found)
+    if not isinstance(says, Saying):
         return None
-    try:
-        says = decoder.decode(found.body)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise LedgerError(f"it does not say what a record of its kind does: {error}", where=found.where) from None
     if isinstance(says, Accusation):
         says.shown.check(genesis, known)
-        return Change(found.author, says)
+        return Change(found.kind, found.author, says)
     if says.genesis != genesis:
         raise LedgerError("it is of another federation", where=found.where)
     if isinstance(says, Join | NewKey):
@@ -150,13 +141,13 @@ def read(found: Record, genesis: bytes, known: Signatures | None = None) -> Chan
             raise LedgerError("the new voter has not agreed", where=found.where)
         if isinstance(says, NewKey) and says.old != found.author:
             raise LedgerError("another's seat is given away", where=found.where)
-    return Change(found.author, says)
+    return Change(found.kind, found.author, says)
 
 
 def advanced(state: Checkpoint, changes: tuple[Change, ...], anchor: bytes, beacon: bytes) -> Checkpoint:
     """The state of the next epoch, after this one has recorded ``changes``, in order, and closed with ``anchor``."""
     roll = _Roll(state)
-    for author, says in changes:
+    for _, author, says in changes:
         roll.apply(author, says)
     return msgspec.structs.replace(
         state,
@@ -216,8 +207,3 @@ class _Roll:
         self._leave(key)
         if key in self.locked:
             self.locked[key] = msgspec.structs.replace(self.locked[key], weight=0)
-
-
-_decoders: dict[str, msgspec.msgpack.Decoder[Saying]] = {
-    kind: msgspec.msgpack.Decoder(content) for kind, content in KINDS.items()
-}

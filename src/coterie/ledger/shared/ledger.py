@@ -141,7 +141,7 @@ class SharedLedger(ABC):
         found: list[FullSharedBlock] = []
         room, finality = MOST_BATCH_BYTES, None
         for row in self._rows(epoch, height, max(0, min(limit, MOST_BATCH_BLOCKS))):
-            room -= len(row.full.encode())
+            room -= row.full.most_bytes
             if room < 0 and found:
                 break
             found.append(row.full)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coterie.errors import LedgerError
-from coterie.ledger.database import OPEN_AGAIN, PAGE_BYTES, Damaged, Database, loading, open_file
+from coterie.ledger.database import Database, loading, open_file
+from coterie.ledger.formats import OPEN_AGAIN, PAGE_BYTES, Damaged
 from coterie.ledger.pages import last_columns
 from coterie.ledger.records import Record, RecordId
 from coterie.ledger.salvage import mended
@@ -38,9 +39,12 @@ class SharedDamage:
     """Where the damaged file is now."""
     blocks: int
     """Kept."""
+    left: int
+    """Found in the damaged file, but after one that is missing or no good."""
 
     def __str__(self) -> str:
-        return f"{self.what}: the first {self.blocks} blocks are kept. The damaged file is now {self.file}."
+        kept = f"the first {self.blocks} blocks are kept, {self.left} others must come back from other peers"
+        return f"{self.what}: {kept}. The damaged file is now {self.file}."
 
 
 class SharedStore(SharedLedger, Database):
@@ -164,15 +168,14 @@ def _salvaged(
     """Put a sound file in the place of a damaged one. Raises as ``salvage`` does."""
 
     def fill(db: sqlite3.Connection) -> tuple[int, ...]:
-        _gather(db, path, state.genesis)
-        return (_rebuild(db, state, known),)
+        return _gather(db, path, state.genesis), _rebuild(db, state, known)
 
-    (blocks,), kept = mended(path, tables.SHARED, founding, what, fill)
-    return SharedDamage(what, kept, blocks)
+    (found, blocks), kept = mended(path, tables.SHARED, founding, what, fill)
+    return SharedDamage(what, kept, blocks, found - blocks)
 
 
-def _gather(db: sqlite3.Connection, path: Path, genesis: bytes) -> None:
-    """What may be a final block of this federation, into a table that nobody else sees."""
+def _gather(db: sqlite3.Connection, path: Path, genesis: bytes) -> int:
+    """What may be a final block of this federation, into a table that nobody else sees. Returns how many there are."""
     db.execute("CREATE TEMP TABLE found (epoch, height, id, final, data, PRIMARY KEY (epoch, height, id, final))")
     for _, data in last_columns(path, PAGE_BYTES, MOST_ROW_BYTES + 256):
         with suppress(LedgerError):
@@ -181,6 +184,8 @@ def _gather(db: sqlite3.Connection, path: Path, genesis: bytes) -> None:
             if block.genesis == genesis:
                 values = (block.epoch, block.height, block.id, row.finality is not None, data)
                 db.execute("INSERT OR IGNORE INTO found VALUES (?, ?, ?, ?, ?)", values)
+    ((number,),) = db.execute("SELECT count(*) FROM found").fetchall()
+    return int(number)
 
 
 def _rebuild(db: sqlite3.Connection, state: Checkpoint, known: Signatures) -> int:

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from coterie.errors import LedgerError
-from coterie.ledger.database import Format
+from coterie.ledger.formats import Format
 from coterie.ledger.shared.chain import CheckedBlock
 from coterie.ledger.shared.charter import Checkpoint
 from coterie.ledger.shared.ledger import MOST_ROW_BYTES, Row

@@ -97,9 +97,11 @@ class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
             if place is not None:
                 found.setdefault(place, vote)
         chosen: list[int] = []
+        weight = 0
         for place in sorted(found, key=lambda place: (-voters.members[place].weight, place)):
             chosen.append(place)
-            if rule.reached(voters, chosen):
+            weight += voters.members[place].weight
+            if rule.enough(voters, weight, len(chosen)):
                 break
         else:
             return None

@@ -12,6 +12,7 @@ a pause of D / 2, whatever others claim. An answer is one message; who asks more
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from coterie.errors import LedgerError, MessageError, PeerUnreachable
@@ -133,7 +134,8 @@ class CatchUp:
         epoch, certificates, blocks = machine.state.epoch, list[Certificate](), list[FullSharedBlock]()
         history = None
         if (pull.epoch, pull.final) < (epoch, machine.final):
-            history = ledger.blocks(pull.epoch, pull.final)
+            with suppress(LedgerError):  # what cannot be proved in one message
+                history = ledger.blocks(pull.epoch, pull.final)
         elif pull.epoch == epoch:
             room = MOST_NEWS_BYTES
             for full in self._asked(pull):

@@ -29,6 +29,7 @@ from coterie.ledger.shared import (
     Proposal,
     SharedLedger,
     Vote,
+    check_block,
 )
 from coterie.protocols.consensus import log, steps
 from coterie.protocols.consensus.application import Application, Payload, View
@@ -111,6 +112,10 @@ class Consensus:
     def waits_for(self) -> str:
         """What keeps this peer from going on, and who is silent."""
         state, silent = self.machine.state, self.machine.silent()
+        if self.machine.place is None:
+            return f"final blocks of epoch {state.epoch} from its voters"
+        if self.machine.votes and not self.machine.begun:
+            return f"a block to be due at {state.epoch}.{self.machine.height}"
         quiet = sum(state.voters.members[place].weight for place in silent)
         keys = [state.voters.members[place].key for place in silent]
         names = ", ".join(self._peer_of(key) or key[:12] for key in keys[:_NAMED])
@@ -140,7 +145,8 @@ class Consensus:
     def _new_machine(self) -> None:
         chain = self.ledger.chain
         self.machine = machine = self.machine_type(chain.state, self.peer.identity, self.ledger.known, self.delay)
-        machine.votes = machine.votes and self._start is not None and self._start <= chain.state.epoch
+        if self._start is None or chain.state.epoch < max(self._start, self._log.epoch if self._log else 0):
+            machine.votes = False
         machine.final, machine.head = chain.height, chain.head
         if chain.height:
             last = self.ledger.blocks(chain.state.epoch, chain.height - 1, 1)
@@ -165,6 +171,14 @@ class Consensus:
                     self.peer.metrics.dropped(sender, error)
 
     def _perform(self, actions: Sequence[steps.Action]) -> None:
+        """Do what follows from a step. What goes wrong here is this peer's own trouble: it ends ``run``."""
+        try:
+            self._do_all(actions)
+        except Exception as error:
+            self.machine.over = True
+            self._fail(error)
+
+    def _do_all(self, actions: Sequence[steps.Action]) -> None:
         machine = self.machine
         closed = False
         for action in actions:
@@ -212,20 +226,27 @@ class Consensus:
                 if times > 1 and not times & (times - 1):
                     _log.warning("consensus waits for %s", self.waits_for())
             case steps.Forgot():
-                _log.error("a vote of this peer at epoch %d is not in its log: it abstains", machine.state.epoch)
+                _log.error("a vote of this peer in epoch %d is not in its log: it abstains", machine.state.epoch)
                 self._start = machine.state.epoch + 2
+                self._save_log()
                 self._catch_up.want()
 
     def _write_log(self) -> None:
+        if self.machine.votes and not self._save_log():
+            self.machine.votes = False
+
+    def _save_log(self) -> bool:
+        """Whether the log is on disk."""
         machine = self.machine
-        if self._start is None or not machine.votes:
-            return
-        self._log = log.Log(self._genesis, self._start, machine.state.epoch, log.entries(machine))
+        if self._start is None:
+            return False
+        self._log = log.Log(self._genesis, self._start, machine.state.epoch, machine.final, log.entries(machine))
         try:
             log.write(self.peer.store, self._log)
         except OutputError as error:
             _log.error("consensus abstains in epoch %d: %s", machine.state.epoch, error)
-            machine.votes = False
+            return False
+        return True
 
     def _tell(self, what: Vote | Proposal | Certificate, to: tuple[int, ...] | None) -> None:
         if isinstance(what, Vote):
@@ -236,10 +257,8 @@ class Consensus:
             message = ConsensusCertificate(what)
         if isinstance(what, Vote | Proposal) and not self.machine.votes:
             return  # it is not in the log
-        for place in range(len(self.machine.state.voters)) if to is None else to:
-            whom = self._peer_at(place)
-            if whom is not None and whom != self.peer.id:
-                self.peer.send(whom, message)
+        whom = self.others() if to is None else [peer for place in to if (peer := self._peer_at(place)) is not None]
+        self.peer.send_all(whom, message)
 
     def _want(self, stood: tuple[int, int]) -> None:
         if self.stands == stood:
@@ -271,7 +290,8 @@ class Consensus:
         self.step(steps.Due(view.height))
 
     async def _judge(self, view: View, full: FullSharedBlock) -> None:
-        if await self.application.accepts(view, full.block, full.read_records()):
+        checked = check_block(view.state, full, self.ledger.known)  # has been done, and is remembered
+        if await self.application.accepts(view, checked.block, checked.records):
             self.step(steps.Judged(view.height, full.block.id))
 
     async def _draft(self, draft: steps.Draft) -> None:
@@ -305,6 +325,8 @@ class Consensus:
                 event, author, epoch, height = steps.Proposed(proposal), block.proposer, block.epoch, block.height
             case ConsensusCertificate(certificate):
                 event, author, epoch, height = steps.Certified(certificate), key, certificate.epoch, certificate.height
+        if self._over is None:
+            return  # this peer has not begun
         if author != key:
             raise MessageError("a vote or a proposal that is not the sender's own", where=sender)
         here = self.machine.state.epoch
@@ -353,11 +375,7 @@ class Consensus:
         if state.rule.reached(state.voters, places if own is None else [*places, own]):
             self._start = state.epoch + 2
             _log.warning("the log of this voter was lost: it abstains until epoch %d", self._start)
-            self._log = log.Log(self._genesis, self._start, state.epoch, ())
-            try:
-                log.write(self.peer.store, self._log)
-            except OutputError as error:
-                _log.error("consensus abstains: %s", error)
+            if not self._save_log():
                 self._start = None
 
     # Peers
@@ -375,5 +393,7 @@ class Consensus:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        if self._over is not None and not self._over.done():
+        if self._over is None:
+            raise error
+        if not self._over.done():
             self._over.set_exception(error)

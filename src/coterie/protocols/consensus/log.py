@@ -3,11 +3,16 @@
 One value in the peer's store, replaced at once: whatever the crash, the log is whole, or it is not there. A voter whose
 log is not there may have said anything; it keeps silent until nothing it can have said matters any more: through the
 epoch after the newest that a quorum of the voters knows (``Consensus``). Only ``create`` makes the first log, when a
-peer has just made or been given its key. A log that was put back from a back-up cannot be told from the real one,
-except by a certificate that bears an unknown vote of the peer; then the peer falls silent too.
+peer has just made or been given its key.
+
+Meanwhile the voter counts among the silent. Where too many are, as in a group of three by stake, of which all must
+agree, the chain stands still for good: keep the log as you keep the key. A log that was put back from a back-up cannot
+be told from the real one, except by a certificate that bears an unknown vote of the peer; then it falls silent too.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 import msgspec
 
@@ -18,6 +23,7 @@ from coterie.protocols.consensus.tally import Tally
 from coterie.protocols.peer import Store
 
 KEY = "consensus"
+_DIGEST = 32
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -38,6 +44,9 @@ class Log(msgspec.Struct, frozen=True, array_like=True):
     start: Height
     """The first epoch in which this peer may vote."""
     epoch: Height
+    final: Height
+    """Height of the last final block in it. What was said up to there is not in the log any more: should the ledger be
+    mended and end before, nothing may be said there again."""
     entries: tuple[Entry, ...]
 
 
@@ -46,21 +55,22 @@ def create(store: Store, genesis: bytes, epoch: int = 0) -> None:
 
     To be called once, when the peer is founded or joins, and never to mend a lost log. Raises OutputError.
     """
-    write(store, Log(genesis, epoch, epoch, ()))
+    write(store, Log(genesis, epoch, epoch, 0, ()))
 
 
 def write(store: Store, log: Log) -> None:
     """On disk when this returns. Raises OutputError."""
-    store.put_durably(KEY, msgspec.msgpack.encode(log))
+    data = msgspec.msgpack.encode(log)
+    store.put_durably(KEY, hashlib.sha256(data).digest() + data)
 
 
 def read(store: Store, genesis: bytes) -> Log | None:
-    """The log; None where there is none, or none of this federation that can be read."""
+    """The log; None where there is none, or none of this federation that is as it was written."""
     data = store.get(KEY)
-    if not isinstance(data, bytes):
+    if not isinstance(data, bytes) or hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
         return None
     try:
-        log = _decoder.decode(data)
+        log = _decoder.decode(data[_DIGEST:])
     except (msgspec.MsgspecError, ValueError):
         return None
     return log if log.genesis == genesis else None
@@ -83,6 +93,7 @@ def restore(machine: Simplex, log: Log) -> None:
     """Give a machine that has not started what the log holds of its epoch."""
     if log.epoch != machine.state.epoch:
         return
+    machine.height = max(machine.height, log.final + 1)
     for entry in log.entries:
         if entry.height <= machine.final:
             continue

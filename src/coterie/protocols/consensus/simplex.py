@@ -124,7 +124,7 @@ class Simplex(Voting):
         block = proposal.full.block
         proposal.require_form()
         tally = self.tallies.get(block.height)
-        if block.height <= self.final or (tally is not None and block.id in tally.blocks and tally.proposal):
+        if block.height <= self.final or (tally is not None and tally.knows(block, self.state)):
             return
         check_block(self.state, proposal.full, self.known)
         new = [c for c in (proposal.notarised, *proposal.dummies) if c is not None and self._is_new(c)]

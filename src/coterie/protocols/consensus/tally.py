@@ -15,6 +15,7 @@ from coterie.ledger.shared import (
     Evidence,
     FullSharedBlock,
     Proposal,
+    SharedBlock,
     Signatures,
     Vote,
     VoteKind,
@@ -53,6 +54,8 @@ class Tally:
         Raises LedgerError for a vote that contradicts an earlier one and is not signed.
         """
         earlier = self.votes[vote.kind].get(place)
+        if earlier is not None and place in self.accused:
+            return None  # no more work for a liar
         if earlier is None:
             self.votes[vote.kind][place] = vote
             self._weigh(place, vote, state, 1)
@@ -63,6 +66,12 @@ class Tally:
             if other is not None and place not in self.accused:
                 return self._contradiction(place, other, vote, state, known)
         return None
+
+    def knows(self, block: SharedBlock, state: Checkpoint) -> bool:
+        """Whether a proposal of this block tells nothing new: it has come, or its leader is known for a liar."""
+        if self.proposal is None:
+            return False
+        return self.proposal.full.block.id == block.id or state.voters.index(block.proposer) in self.accused
 
     def certify(
         self, thing: Thing, state: Checkpoint, known: Signatures, own: int | None
@@ -119,8 +128,6 @@ class Tally:
             if earlier.kind == vote.kind:
                 self.votes[vote.kind][place] = vote
                 self._weigh(place, vote, state, 1)
-            return None
-        if place in self.accused:
             return None
         self.accused.append(place)
         return Evidence.of(earlier, vote)

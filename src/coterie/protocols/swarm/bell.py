@@ -10,8 +10,11 @@ class Bell:
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
+        self.rung = 0
+        """How often it has rung."""
 
     def ring(self) -> None:
+        self.rung += 1
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():

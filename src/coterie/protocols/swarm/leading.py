@@ -27,6 +27,8 @@ from coterie.protocols.swarm.roll import Heard
 from coterie.protocols.swarm.training import Proposal, Training
 
 _RESEND = 1.0
+_PAUSE = 0.01
+"""Between two looks at least: what many peers say at nearly the same time is looked at once."""
 _log = logging.getLogger("coterie.swarm")
 
 
@@ -36,8 +38,8 @@ class Leading:
     def __init__(self, training: Training, ordering: Ordering, chores: Chores) -> None:
         self._training, self._ordering, self._chores = training, ordering, chores
         self._leads = False
-        self._fetches: list[bytes] = []
-        """Proposals whose models are on the way, by the ids of their records."""
+        self._fetches: dict[bytes, Key] = {}
+        """Proposals whose models are on the way, by the ids of their records, and their leaders."""
         self._enough: float | None = None
         self._first: float | None = None
         """When ``min_peers`` were ready, and when the first was, as seen here."""
@@ -53,8 +55,11 @@ class Leading:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
+            rung = self._training.bell.rung
             self._tick()
-            await self._training.bell.wait(self._training.settings.beat)
+            await asyncio.sleep(_PAUSE)
+            if self._training.bell.rung == rung:
+                await self._training.bell.wait(self._training.settings.beat)
 
     def _tick(self) -> None:
         training = self._training
@@ -65,12 +70,12 @@ class Leading:
             self._tell_user(None)
             return
         decision = self._decide()
-        self._tell_user(decision.reason if isinstance(decision, quorum.Blocked) else None)
+        self._tell_user(decision.reason + self._odd() if isinstance(decision, quorum.Blocked) else None)
         if isinstance(decision, quorum.Merge) and self._acting() == training.key:
             if training.proposals:
                 for name in sorted(training.proposals):
                     self._spread(training.proposals[name])
-            elif not self._leads and not self._fetches:
+            elif not self._leads and not any(training.there(leader) for leader in self._fetches.values()):
                 self._leads = True
                 self._chores.begin(self._lead(training.state.epoch))
         for name in sorted(training.proposals):
@@ -162,14 +167,14 @@ class Leading:
             raise MessageError(error.what, where=sender) from None
         name = found.record.id
         if name not in training.proposals and name not in self._fetches:
-            self._fetches.append(name)
+            self._fetches[name] = found.leader
             self._chores.begin(self._hold(found))
 
     async def _hold(self, found: rules.MergeBlock) -> None:
         try:
             await self._ordering.hold(found)
         finally:
-            self._fetches.remove(found.record.id)
+            del self._fetches[found.record.id]
             self._training.bell.ring()
 
     # Deciding
@@ -180,7 +185,7 @@ class Leading:
         ready = training.check_ins()
         heard = [key for key in training.roll.heard if training.is_member(key)]
         members = tuple(sorted({training.key, *heard, *(voter.key for voter in voters.members)}))
-        there = tuple(key for key in members if training.there(key))
+        there = tuple(key for key in members if training.there(key) and not training.differs(key))
         self._first = self._first if self._first is not None else (now if ready else None)
         if len(ready) < terms.min_peers:
             self._enough = None
@@ -192,9 +197,9 @@ class Leading:
         )
         present = tuple(key for key in there if key in voters)
         gathering = quorum.Gathering(
-            members=members,
-            reachable=there if len(present) >= votes else present,
-            ready=tuple(ready),
+            members=tuple(map(training.name, members)),
+            reachable=tuple(map(training.name, there if len(present) >= votes else present)),
+            ready=tuple(map(training.name, ready)),
             seconds=0.0 if self._first is None else now - self._first,
             since_enough=None if self._enough is None else now - self._enough,
         )
@@ -215,23 +220,22 @@ class Leading:
             [voter.key for voter in training.voters.members], training.state.turns, training.state.beacon
         )
         for key in order:
-            if key == training.key:
-                if training.idle:
-                    return key
-            elif not training.there(key) or not training.roll.is_idle(key, training.state.epoch):
-                continue
-            elif not training.roll.is_stuck(key, now, training.settings.leader_patience):
+            own, heard = key == training.key, training.there(key) and key not in training.liars
+            waits = training.idle if own else heard and training.roll.is_idle(key, training.state.epoch)
+            if waits and (own or not training.roll.is_stuck(key, now, training.settings.leader_patience)):
                 return key
         return None
+
+    def _odd(self) -> str:
+        """A sentence on those who train on other terms."""
+        training = self._training
+        odd = [training.name(key) for key in sorted(training.roll.heard) if training.differs(key)]
+        return f" On other terms: {', '.join(odd)}." if odd else ""
 
     def _tell_user(self, reason: str | None) -> None:
         training = self._training
         if reason == training.blocked:
             return
-        if reason is None:
-            _log.info("%s: merges go on", training.site.terms.contract)
-        else:
-            _log.warning("%s: %s", training.site.terms.contract, reason)
         training.blocked = reason
         training.site.blocked(reason)
         training.bell.ring()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -12,6 +14,8 @@ from coterie.protocols.swarm.checkin import Mode
 from coterie.protocols.swarm.site import Adopted, CheckedIn, Part, Terms
 
 _KEY = "swarm site"
+_log = logging.getLogger("coterie.swarm")
+_REST = 1.0
 
 
 class Judged(Protocol):
@@ -44,9 +48,10 @@ class MergingLearner(PeerLearner, Protocol):
 
 
 class LearnerSite:
-    """Implements ``SwarmSite``. It is done after ``rounds`` merges, or so many intervals of its own.
+    """Implements ``SwarmSite``. It is done after ``rounds`` merges.
 
-    A peer that falls behind, or comes late, goes on in the round of the merge that it adopts. ``node_weight``: 1 to
+    A peer that falls behind, or comes late, goes on in the round of the merge that it adopts. One that trains alone
+    because nothing can be merged does so for ``rounds`` intervals at most, and waits then. ``node_weight``: 1 to
     100; ``by_samples``: whether it also weighs by its training samples; ``steps``: batches an interval, None for the
     spec's.
     """
@@ -67,7 +72,14 @@ class LearnerSite:
         self.terms, self.remembers = terms, True
         self._peer, self._learner, self._rounds, self._method = peer, learner, rounds, method
         self._mode, self._weight, self._by_samples = mode, node_weight, by_samples
-        memory = peer.store.get(_KEY) or {"done": 0, "vector": None, "steps": steps, "figures": None, "loss": None}
+        memory = peer.store.get(_KEY) or {
+            "done": 0,
+            "vector": None,
+            "steps": steps,
+            "figures": None,
+            "loss": None,
+            "told": 0,
+        }
         self._done: int = memory["done"]
         """Intervals trained, or given up because others were ahead."""
         self._steps: int | None = memory["steps"]
@@ -76,6 +88,8 @@ class LearnerSite:
         self._loss: float | None = memory["loss"]
         """Of the last fit."""
         self._vector: Snapshot | None = memory["vector"]
+        self._told: int = memory["told"]
+        """The last merge that was reported."""
         self._lost = peer.returned and self._vector is not None
 
     @property
@@ -87,11 +101,13 @@ class LearnerSite:
             await self._learner.adopt(self._vector)
             self._lost = False
         number = max(self._done, round)
-        if number < self._rounds or self._vector is None:
+        if number >= self._rounds and self._vector is not None:
+            await asyncio.sleep(_REST)
+        else:
             fitted = await self._learner.fit(min(number, self._rounds - 1), self._steps)
             self._loss, self._vector = fitted.loss, fitted.snapshot
             self._peer.publish(fitted.snapshot, number)
-        self._done = number + 1
+        self._done = min(number + 1, self._rounds)
         snapshot, figures = self._vector, self._figures
         digest = await self._learner.digest(snapshot)
         self._save()
@@ -104,7 +120,7 @@ class LearnerSite:
             epochs=self._done,
             loss=None if figures is None else figures[0],
             metric=None if figures is None else figures[1],
-            ending=self._done >= self._rounds,
+            ending=round + 1 >= self._rounds,
             mode=self._mode,
         )
 
@@ -128,13 +144,14 @@ class LearnerSite:
                     remedy="Set data.validation above 0.",
                 )
             self._steps = adopted.next_interval
+        told, self._told = self._told, max(self._told, adopted.round)
         self._save()
-        if self._loss is not None:
+        if self._loss is not None and adopted.round > told:
             weights = {peer: shared.weight for peer, shared in adopted.shared.items()}
             self._peer.metrics.round_done(adopted.round - 1, self._loss, Mixed(weights, None, None, ()))
 
     def blocked(self, reason: str | None) -> None:
-        """The log has it already."""
+        _log.info("%s: %s", self.terms.contract, reason or "merges go on")
 
     def _save(self) -> None:
         memory: dict[str, Any] = {
@@ -143,5 +160,6 @@ class LearnerSite:
             "steps": self._steps,
             "figures": self._figures,
             "loss": self._loss,
+            "told": self._told,
         }
         self._peer.store.put(_KEY, memory)

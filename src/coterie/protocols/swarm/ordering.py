@@ -26,10 +26,13 @@ _MOST_PROPOSALS = 8
 
 
 class Ordering:
-    """Implements the consensus' ``Application``. ``changed`` is called when a merge is final, and when one is held."""
+    """Implements the consensus' ``Application``. ``changed`` is called when a merge is final, and when one is held.
 
-    def __init__(self, training: Training, changed: Callable[[], None]) -> None:
-        self._training, self._changed = training, changed
+    ``fail`` is called with what ends the training here.
+    """
+
+    def __init__(self, training: Training, changed: Callable[[], None], fail: Callable[[BaseException], None]) -> None:
+        self._training, self._changed, self._fail = training, changed, fail
 
     # Application
 
@@ -79,11 +82,14 @@ class Ordering:
             return False
         for check_in in found.check_ins:
             if difference := training.agreed.against(check_in.says.agreed):
-                raise SpecError(
-                    f"the others train on other terms: {difference}",
-                    where=training.site.terms.contract,
-                    remedy="Use the same settings at all sites, or another name for a training of your own.",
+                self._fail(
+                    SpecError(
+                        f"the others train on other terms: {difference}",
+                        where=training.site.terms.contract,
+                        remedy="Use the same settings at all sites, or another name for a training of your own.",
+                    )
                 )
+                return False
         training.state = rules.after(training.state, found, training.agreed, before.voters, stands)
         own = training.state.parts.get(training.key)
         if own is not None:
@@ -162,7 +168,10 @@ class Ordering:
             return last if state.merged else await self.model(next(c for c in found if c.author == leader))
         if training.agreed.opening and state.epoch == 0:
             return parts[0].snapshot
-        return await training.site.merge(parts, last, state.epoch)
+        async with training.at_work:
+            if training.state.epoch != state.epoch:
+                return None
+            return await training.site.merge(parts, last, state.epoch)
 
     async def model(self, check_in: CheckInRecord) -> Snapshot | None:
         """The model of a check-in; None where it cannot be had."""
@@ -187,6 +196,8 @@ class Ordering:
             return True
         error = LedgerError("the merged model is not the merge of the models", where=found.record.where)
         training.peer.metrics.dropped(training.name(found.leader), error)
+        if found.leader not in training.liars:
+            training.liars.append(found.leader)
         return False
 
     # Who votes

@@ -22,7 +22,7 @@ def fresh_share(age: int) -> float:
     """The share of its weight that a model of this age keeps: 1 / (1 + age).
 
     A peer in time weighs in full, one that takes part in every second merge by half, and none is lost.
-    Source: Xie, Koyejo and Gupta, "Asynchronous federated optimization", 2019, section 5.2 (polynomial, a = 1). The
+    Source: Xie, Koyejo and Gupta, "Asynchronous federated optimization", 2019 (the polynomial one, a = 1). The
     peer tells its base itself: one that lies about it weighs as much as if it were in time, never more.
     """
     return 1.0 / (1.0 + age)

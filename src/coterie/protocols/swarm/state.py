@@ -21,7 +21,7 @@ from coterie.identity import PeerId as Key
 from coterie.ledger.records import Record
 from coterie.ledger.shared import Join, Removal, Voters
 from coterie.ledger.shared.changes import read as read_change
-from coterie.protocols.swarm.checkin import CheckIn, Contribution, contribution
+from coterie.protocols.swarm.checkin import CheckIn, Contribution, Mode, contribution
 from coterie.protocols.swarm.interval import Bounds, Interval, adapted
 from coterie.protocols.swarm.leader import lead_order, turns_after
 from coterie.protocols.swarm.records import (
@@ -174,7 +174,9 @@ def after(state: State, found: MergeBlock, agreed: Agreed, voters: Voters, stand
 
 def _part(state: State, check_in: CheckInRecord) -> Contribution:
     says = check_in.says
-    said = CheckIn(says.base, says.weight, says.samples, says.finished, says.mode)
+    # One that is done still adopts what is merged: where it has not, it is late, and its model ages like any other.
+    stands_in = says.finished and says.mode is not Mode.SNAPSHOT
+    said = CheckIn(says.base, says.weight, says.samples, stands_in, says.mode)
     try:
         return contribution(said, state.epoch, check_in.record.where)
     except MessageError as error:

@@ -68,7 +68,7 @@ class Swarm:
         self._peer, self._site = peer, site
         self._chores = Chores(self._fail)
         self._over: asyncio.Future[None] | None = None
-        self._ordering = Ordering(self.training, self._changed)
+        self._ordering = Ordering(self.training, self._changed, self._fail)
         self._leading = Leading(self.training, self._ordering, self._chores)
         memory = peer.store.get(_KEY) or {}
         self._serial: int = memory.get("serial", 0)
@@ -131,7 +131,8 @@ class Swarm:
 
     async def _train(self) -> None:
         training = self.training
-        checked = await self._site.check_in(self._base)
+        async with training.at_work:
+            checked = await self._site.check_in(self._base)
         if self._pending is not None and not self._awaits():
             return  # what was checked in before has been merged meanwhile: that comes first
         self._pending, self._serial = checked, self._serial + 1
@@ -187,7 +188,8 @@ class Swarm:
                 for key, part in state.parts.items()
             },
         )
-        await self._site.adopt(adopted)
+        async with training.at_work:
+            await self._site.adopt(adopted)
         if self._pending is not None and not self._pending.ending:
             self._pending = None
         self._base = state.epoch
@@ -205,7 +207,7 @@ class Swarm:
             if training.state.epoch != epoch:
                 return None
             if found is None:
-                _log.warning("nobody reached has the model of merge %d yet", epoch)
+                _log.info("nobody reached has the model of merge %d yet", epoch)
                 await training.bell.wait(_ASK_AGAIN)
                 continue
             training.merged = found
@@ -242,7 +244,9 @@ class Swarm:
         self._save()
 
     def _fail(self, error: BaseException) -> None:
-        if self._over is not None and not self._over.done():
+        if self._over is None:
+            raise error
+        if not self._over.done():
             self._over.set_exception(error)
 
     # Memory
@@ -266,8 +270,10 @@ class Swarm:
         self._ordering.replay()
         epoch = training.state.epoch
         if not self._site.remembers:
-            self._base = -1 if epoch else 0
             self._pending = self._pending if self._pending is not None and self._pending.ending else None
+        begins_there = training.state.over or not self._awaits()
+        if begins_there and (self._peer.returned or not self._site.remembers):
+            self._base = -1 if epoch else 0  # the last merged model is taken up, again where it was already
         if self._pending is not None:
             training.models.publish(self._pending.digest, self._pending.snapshot, epoch)
         digest, snapshot = memory.get("merged") or (None, None)

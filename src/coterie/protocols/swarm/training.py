@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -68,6 +69,8 @@ class Training:
     peer_of: Callable[[Key], PeerId | None]
     now: Callable[[], int]
     bell: Bell = field(default_factory=Bell)
+    at_work: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the site trains, merges or adopts: one thing at a time."""
     state: State = field(init=False)
     models: Models = field(init=False)
     roll: Roll = field(init=False)
@@ -79,6 +82,8 @@ class Training:
     idle: bool = False
     """This peer waits for the merge."""
     progress: int = 0
+    liars: list[Key] = field(default_factory=list)
+    """Leaders that were found to have passed off another model as the merge; they are not waited for."""
     merged: Snapshot | None = None
     """The last merged model, where it is here."""
     merged_serial: int = 0
@@ -125,12 +130,18 @@ class Training:
         return key == self.key or self.roll.is_there(key, self.peer.clock.time())
 
     def check_ins(self) -> dict[Key, CheckInRecord]:
-        """For this epoch's merge, the own one too, by their authors, sorted; on the same terms."""
+        """For this epoch's merge, of those that are there, this peer too; on the same terms. By authors, sorted."""
         heard = self.roll.check_ins(self.state.epoch)
-        found = {key: check_in for key, check_in in heard.items() if self.is_member(key) and self.fits(check_in)}
+        here = [key for key in heard if self.is_member(key) and self.there(key) and self.fits(heard[key])]
+        found = {key: heard[key] for key in here}
         if self.check_in is not None and self.check_in.says.epoch == self.state.epoch:
             found[self.key] = self.check_in
         return dict(sorted(found.items()))
+
+    def differs(self, key: Key) -> bool:
+        """Whether it has checked in on other terms."""
+        heard = self.roll.heard.get(key)
+        return heard is not None and heard.check_in is not None and not self.fits(heard.check_in)
 
     def fits(self, check_in: CheckInRecord) -> bool:
         return not self.agreed.against(check_in.says.agreed)
