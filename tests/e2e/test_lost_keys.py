@@ -133,6 +133,9 @@ def test_recovery_keys_bring_the_founder_back(sites: Sites) -> None:
 
     sites.coterie("expel", "a2", "Hospital C", "--reason", "left")
     wait_until("B has heard", lambda: len(sites.status("b")["members"]) == 2)
+    sites.kill("a2")  # started again, it goes on without C
+    sites.start("a2")
+    wait_until("A goes on", lambda: sites.status("a2")["state"] == "training")
     sites.kill("b")
     genesis = bytes.fromhex(sites.status("a2")["federation"])
     assert audit(folder / "b" / "ledger.sqlite", genesis).fault is None
@@ -156,4 +159,5 @@ def test_a_member_that_lost_its_key_goes_on_under_another(sites: Sites) -> None:
 
     sites.kill("a")  # and everything is found again after a restart
     sites.start("a")
+    wait_until("A goes on", lambda: sites.status("a")["state"] == "training")
     sites.training_together("a", "b2", "c")

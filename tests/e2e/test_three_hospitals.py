@@ -57,6 +57,8 @@ def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, nodes):
     ports: dict[str, int] = {}
     printed: dict[str, str] = {}
     for block in blocks(PAGE):
+        if block.language == "text":
+            continue  # what to do about lost keys: test_lost_keys runs that
         if block.file:
             Path(block.file).write_text(block.text)
             continue
@@ -89,6 +91,7 @@ def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, nodes):
                 words = [genesis[1] if genesis and word[0] == "$" else word for word in words]
                 printed[words[1] if words[1] != "federation" else words[2]] = coterie(words[1:])
     assert "never sent" in printed["node"]
+    assert Path("safe.pem").stat().st_mode & 0o077 == 0
     assert "Hospital A" in printed["status"]
     assert "is expelled" in printed["expel"]
     assert "is sound" in printed["audit"]

@@ -174,11 +174,12 @@ def test_the_last_of_many_values_is_on_disk_as_it_was_when_it_was_put(tmp_path: 
         del snapshot
     with pytest.raises(PluginError, match="set"):
         store.put("gossip", {1, 2})
-    store.close()
+    store.settle()
     found = StateStore(tmp_path, arena, LAYOUT).get("gossip")
     assert found["round"] == 49
     assert torch.equal(found["rows"], torch.full((1000,), 49.0))
     assert torch.equal(found["vector"].tensor(), torch.full((50,), 49.0))
+    store.close()
 
 
 def test_what_must_be_on_disk_is_there_or_is_refused(tmp_path: Path, arena: Arena) -> None:

@@ -133,8 +133,9 @@ class Host:
         try:
             self.book.draft(self.identity, self._deed(request, Issued(newcomer.id, self._now() + 1, replaces)))
         except MembershipError as error:
+            why = error.what.removeprefix("that would not count: ")
             raise MembershipError(
-                f"nobody could join by an invitation of this peer's: {error.what.removeprefix('that would not count: ')}",
+                f"nobody could join by an invitation of this peer's: {why}",
                 where="invite",
                 remedy="Let a member invite who may, by the policy that the federation was founded with.",
             ) from None

@@ -13,10 +13,13 @@ from coterie.runtime.work.tickets import Ticket
 
 
 class ThreadJobs:
-    """Implements ``Jobs`` in real time: ``cost`` means nothing here. One lane, and jobs in the order they come."""
+    """Implements ``Jobs`` in real time: ``cost`` means nothing here. One lane, and jobs in the order they come.
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    ``settle`` is called in the thread before a job counts as done.
+    """
+
+    def __init__(self, runner: Runner, settle: Callable[[], None]) -> None:
+        self._runner, self._settle = runner, settle
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="coterie-work")
 
     async def run(self, lane: int, job: Any, cost: float, keep: object = None, makes: Snapshot | None = None) -> Any:
@@ -37,4 +40,5 @@ class ThreadJobs:
         self._runner.begin([ticket])
         if makes is not None:
             makes.digest()  # remembered: hashing a large model would keep the event loop from answering
+        self._settle()
         return ticket

@@ -76,9 +76,9 @@ class Site:
             memory.close()
             raise
         place = Workplace(spec, layout, arena, initial)
-        jobs = place.jobs = ThreadJobs(runner)
-        learner = JobLearner(place, 0, peer, len(part.train[0]), 0.0)
         store = StateStore(folder, arena, layout.hash)
+        jobs = place.jobs = ThreadJobs(runner, store.settle)
+        learner = JobLearner(place, 0, peer, len(part.train[0]), 0.0)
         return cls(spec, part.dataset, layout, runner, jobs, learner, store, arena, memory)
 
     def close(self) -> None:

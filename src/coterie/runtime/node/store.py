@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,10 @@ class StateStore(FileStore):
     """What a protocol keeps, written by a thread beside the event loop: a large model takes a while.
 
     A value is in memory at once, and on disk soon after; values of one key that come faster than they can be written
-    are passed over for the last one. A crash, and a disk that takes no more, go back to the last one written. ``close``
-    waits for what is under way. ``put_durably`` writes at once, and raises where that fails.
+    are passed over for the last one. A crash, and a disk that takes no more, go back to the last one written.
+    ``settle`` waits for what is under way: jobs do so before they are done, so that a peer never shows what comes of a
+    state that is not on disk yet.
+    ``put_durably`` writes at once, and raises where that fails.
     """
 
     def __init__(self, folder: Path, arena: Arena, layout_hash: str) -> None:
@@ -117,6 +119,7 @@ class StateStore(FileStore):
         self._due: dict[str, tuple[Any, dict[str, torch.Tensor], Any]] = {}
         """By key what is to be written, and the value itself: it owns the memory of its snapshots."""
         self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._last: Future[None] | None = None
 
     def put(self, key: str, value: Any) -> None:
         path, (packed, tensors) = self._path(key), self._packed(key, value)
@@ -128,7 +131,13 @@ class StateStore(FileStore):
             waits = key in self._due
             self._due[key] = packed, tensors, value
         if not waits:
-            self._writer.submit(self._write_due, key, path)
+            self._last = self._writer.submit(self._write_due, key, path)
+
+    def settle(self) -> None:
+        """Return when what was put before is written, or cannot be. For another thread than the event loop's."""
+        last = self._last
+        if last is not None:
+            last.result()
 
     def put_durably(self, key: str, value: Any) -> None:
         with self._writing:
