@@ -24,7 +24,7 @@ from coterie.training.frameworks import Figures
 
 _SAY = 30.0
 """Seconds between two lines about the same."""
-_LEAVE = 8.0
+_LEAVE = 15.0
 """Seconds that the others are given, at most, to have what this site has, before it leaves."""
 _log = logging.getLogger("coterie.swarm")
 T = TypeVar("T")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import os
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -71,7 +72,7 @@ async def node_of(path: Path) -> ProcessNode:
     loop = asyncio.get_running_loop()
     if loop not in _nodes:
         _nodes[loop] = {}
-        atexit.register(_stop_nodes, loop)
+        atexit.register(_stop_nodes, loop, os.getpid())
     found = _nodes[loop]
     path = path.resolve()
     task = found.get(path)
@@ -80,9 +81,9 @@ async def node_of(path: Path) -> ProcessNode:
     return await asyncio.shield(task)
 
 
-def _stop_nodes(loop: asyncio.AbstractEventLoop) -> None:
+def _stop_nodes(loop: asyncio.AbstractEventLoop, process: int) -> None:
     """When the process ends, before the loop does: gRPC's own tasks are not to be cancelled one by one."""
-    if not loop.is_closed():
+    if not loop.is_closed() and os.getpid() == process:  # a forked child has the loop, and not its thread
         with contextlib.suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(_stopped(loop), loop).result(PATIENCE_SECONDS)
 

@@ -27,6 +27,8 @@ from coterie.runtime.node.store import StateStore
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.swarm.site import ScriptSite
 
+_LOOK = 0.1
+"""Seconds between two looks at how far the others are."""
 _ROWS = 4
 """Vectors in a piece of memory; more pieces are taken as needed."""
 
@@ -117,10 +119,21 @@ class Training:
         self.peer.members = members
 
     async def settle(self, seconds: float) -> None:
-        """Let the protocol come to its end, for so long: others may still need the last model."""
-        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+        """Let the protocol come to its end, and the others to the last merge, for so long.
+
+        Whoever is behind asks, and is answered from what is here. One that says nothing may only be busy.
+        """
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await asyncio.wait([self._task])
+                while self._are_behind():
+                    await asyncio.sleep(_LOOK)
+
+    def _are_behind(self) -> bool:
+        """Whether one of the last merge has not shown that it knows of it."""
+        state, heard = self._swarm.training.state, self._swarm.training.roll.heard
+        others = [key for key in state.parts if key != self.peer.id]
+        return any(key not in heard or heard[key].beat.epoch < state.epoch for key in others)
 
     async def close(self) -> None:
         """End here. The others go on; what is kept stays."""
