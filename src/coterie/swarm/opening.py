@@ -65,6 +65,7 @@ def open_session(home: Path | None) -> Session:
     """A session of the federation that ``find`` finds. Raises NodeError where there is none."""
     found = find(home)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before it is imported; what matters, our transport logs
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers abort forked workers, such as loaders of data
     try:
         import coterie.network.grpc.transport  # noqa: F401
     except ModuleNotFoundError as error:
