@@ -2,7 +2,7 @@
 
 It opens its home, meets the other members over TLS, keeps membership records and addresses like theirs, lets newcomers
 join where it may admit them, and takes part in the protocol. It goes on answering when that is over: others may still
-need what it has published.
+need what it has published. In a process of its own it is ``run_node``'s; a training script has one in its own process.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import logging
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
-from coterie.errors import CoterieError, LedgerError
+from coterie.errors import CoterieError, LedgerError, MessageError
 from coterie.identity import PeerId, TransportKey, short_name
 from coterie.ledger import PeerLedger
 from coterie.network import Frame
@@ -32,17 +33,67 @@ from coterie.runtime.node.commands import Commands
 from coterie.runtime.node.contacts import Contacts
 from coterie.runtime.node.control import ControlServer
 from coterie.runtime.node.home import Home
-from coterie.runtime.node.messages import ReachAsk
+from coterie.runtime.node.messages import ReachAsk, Standing
 from coterie.runtime.node.newcomer import new_peer
 from coterie.runtime.node.part import Part
+from coterie.runtime.node.shared import NodeChain
 from coterie.runtime.node.store import FileStore
 from coterie.runtime.work.memory import Arena, SharedMemory
+from coterie.spec import Spec
 
 _RENEW_BEFORE = datetime.timedelta(days=30)
 _RENEW_LOOK = 6 * 3600.0
 _HEARD = 5.0
 """Seconds for the news of a certificate to reach those connected; others fetch it when they meet this node's peers."""
+_MOST_ELEMENTS = 1 << 31
 _log = logging.getLogger("coterie.node")
+
+
+class TakesPart(Protocol):
+    """What a node does in its federation beside keeping records and answering. ``Part`` is one."""
+
+    @property
+    def spec(self) -> Spec | None:
+        """None while it is not known."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """For the status: see ``Standing``."""
+        ...
+
+    @property
+    def why(self) -> str:
+        """What is waited for, or what has failed; empty otherwise."""
+        ...
+
+    @property
+    def chain(self) -> NodeChain | None:
+        """The federation's shared chain, where the protocol may have one."""
+        ...
+
+    def fail(self, why: str) -> None:
+        """A part of the node has ended, and why."""
+        ...
+
+    def standing(self) -> Standing:
+        """What others are told."""
+        ...
+
+    async def run(self) -> None: ...
+
+    def members_changed(self) -> None:
+        """Somebody came or went."""
+        ...
+
+    def close(self) -> None:
+        """After ``run``: give back what is held."""
+        ...
+
+
+PartMaker: TypeAlias = Callable[
+    [Home, Charter, Peer, Chains, GrpcTransport, Callable[[Sequence[PeerId]], Awaitable[list[PeerId]]]], TakesPart
+]
 
 
 class Node:
@@ -54,11 +105,18 @@ class Node:
     issues: Issues
     host: Host
     join_port: JoinPort | None
-    part: Part
+    part: TakesPart
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, takes_part: PartMaker = Part) -> None:
         self.home, self.table, self.identity = home, home.table, home.identity
+        self._takes_part = takes_part
         self._stop = asyncio.Event()
+        self.ready = asyncio.Event()
+        """It meets others, and answers its owner."""
+        self.lines: dict[bytes, Peer] = {}
+        """Conversations beside the node's own, by the line of their codec."""
+        self.layouts: dict[str, int] = {}
+        """Of snapshots that are let in: float32 elements at most, by the layout's hash."""
         self._version = 0
         self.dropped = Counter[PeerId]()
         """Frames that the transport refused, by sender."""
@@ -78,7 +136,9 @@ class Node:
 
     async def _serve(self, closing: contextlib.ExitStack) -> None:
         identity, transport_key = self.identity, self.home.transport
-        limits = Limits(snapshot_elements=self._layouts())
+        if layout := self.charter.genesis.layout:
+            self.layouts[layout.hex()] = _MOST_ELEMENTS
+        limits = Limits(snapshot_elements=self.layouts)
         self.transport = GrpcTransport(
             identity,
             transport_key,
@@ -94,7 +154,7 @@ class Node:
         self.peer = new_peer(identity.id, self.transport, ledger)
         self.peer.identity = identity
         ledger.chains = chains = Chains(self.peer, self.charter.store, own, self.charter.ever_members)
-        self.part = Part(
+        self.part = self._takes_part(
             self.home, self.charter, self.peer, chains, self.transport, lambda peers: self.contacts.at_door(peers)
         )
         closing.callback(self.part.close)
@@ -110,9 +170,6 @@ class Node:
         self.join_port = await self._open_join_port(transport_key)
         control = ControlServer(self.home.socket, Commands(self).all)
         await control.start()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
         name = short_name(identity.id)
         _log.info("%s (%s) listens at port %s", name, identity.id, self.transport.port or "none: it dials out only")
         if self.join_port is not None:
@@ -131,6 +188,7 @@ class Node:
         ]
         for task in tasks:
             task.add_done_callback(self._on_end)
+        self.ready.set()
         try:
             await self._stop.wait()
         finally:
@@ -151,22 +209,26 @@ class Node:
         error = task.exception()
         if error is None:
             return
-        self.part.state, self.part.why = "failed", f"{task.get_name()}: {error}"
+        self.part.fail(f"{task.get_name()}: {error}")
         if isinstance(error, CoterieError):
             _log.error("%s failed: %s", task.get_name(), error)
         else:
             _log.error("%s failed", task.get_name(), exc_info=error)
 
     def _receive(self, sender: PeerId, frame: Frame) -> None:
-        self.peer.receive(sender, frame)
+        try:
+            line = self.peer.codec.line_of(frame.header)
+        except MessageError as error:
+            self.peer.metrics.dropped(sender, error)
+            return
+        peer = self.lines.get(line) if line else self.peer
+        if peer is not None:  # others may talk of what does not go on here
+            peer.receive(sender, frame)
 
     def _brief(self) -> Briefing:
         text, signature = self.home.spec_text or ("", b"")
-        return Briefing(text, signature, tuple(self.contacts.endpoints()), self.part.chain.pin)
-
-    def _layouts(self) -> dict[str, int]:
-        layout = self.charter.genesis.layout
-        return {layout.hex(): 1 << 31} if layout else {}
+        pin = self.part.chain.pin if self.part.chain is not None else None
+        return Briefing(text, signature, tuple(self.contacts.endpoints()), pin)
 
     def _on_membership(self) -> None:
         """Somebody came, went, or has a new certificate."""
@@ -235,7 +297,11 @@ def run_node(path: Path) -> None:
         asyncio.run(_run(home))
     else:
         uvloop.run(_run(home))
+    gc.collect()  # gRPC's own thread ends with its last connection; beside an ending interpreter it may crash
 
 
 async def _run(home: Home) -> None:
-    await Node(home).run()
+    node, loop = Node(home), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.stop)
+    await node.run()
