@@ -89,6 +89,19 @@ def settings(
         raise explain(error, "command line", NodeTable.model_fields) from None
 
 
+def metrics_address(text: str | None) -> str | None:
+    """``--metrics`` as ``host:port``."""
+    from pydantic import ValidationError
+
+    from coterie.registry import explain
+    from coterie.runtime.node.home import NodeTable
+
+    try:
+        return NodeTable(metrics=text).metrics
+    except ValidationError as error:
+        raise explain(error, "command line", NodeTable.model_fields) from None
+
+
 def _anchored(dataset: str | None) -> str | None:
     """A data set with its path made absolute: the node may be started from another folder."""
     kind, colon, path = (dataset or "").partition(":")

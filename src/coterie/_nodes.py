@@ -11,7 +11,7 @@ import typer
 
 from coterie._commands import grid, success
 from coterie._federation import federation
-from coterie._node_options import AsJson, Home
+from coterie._node_options import AsJson, Home, metrics_address
 from coterie.errors import LedgerError
 
 
@@ -32,6 +32,10 @@ def node(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do nothing; say what would leave this site, and to whom.")
     ] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="[HOST:]PORT", help="Figures for Prometheus, here; on loopback by default."),
+    ] = None,
 ) -> None:
     """Run a node until it is stopped with Ctrl-C or SIGTERM. It goes on from where it was, after a crash too."""
     import torch
@@ -48,7 +52,7 @@ def node(
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logs.begin(as_json=as_json)
-    run_node(home)
+    run_node(home, metrics_address(metrics))
 
 
 def doctor(home: Home, as_json: AsJson = False) -> None:

@@ -28,6 +28,9 @@ Seed = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Worker processes; by default one a core.")]
+Track = Annotated[
+    list[str] | None, typer.Option("--track", metavar="NAME", help="Feed tensorboard or mlflow. Repeatable.")
+]
 AsJson = Annotated[bool, typer.Option(JSON, help="Print exactly one JSON object, for a failed run too.")]
 IsQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
@@ -100,6 +103,7 @@ def run(
         str, typer.Option("--on", help="sim: in virtual time. processes: real nodes on this machine, one a peer.")
     ] = "sim",
     workers: Workers = None,
+    track: Track = None,
     as_json: AsJson = False,
     quiet: IsQuiet = False,
 ) -> None:
@@ -116,6 +120,7 @@ def run(
             data_dir=data_dir,
             on=on,
             workers=workers,
+            track=track or (),
             progress=progress,
         )
     _tell(result, as_json)
@@ -125,6 +130,7 @@ def run(
 def resume(
     run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN", show_default=False)],
     workers: Workers = None,
+    track: Track = None,
     as_json: AsJson = False,
     quiet: IsQuiet = False,
 ) -> None:
@@ -132,7 +138,7 @@ def resume(
     from coterie.runtime.run import resume as go_on
 
     with _progress(as_json, quiet) as progress:
-        result = go_on(run, workers=workers, progress=progress)
+        result = go_on(run, workers=workers, track=track or (), progress=progress)
     _tell(result, as_json)
 
 
@@ -190,6 +196,20 @@ def report(
     from coterie.runtime.report import write_report
 
     success(f"Wrote {write_tables(run) if is_matrix(run) else write_report(run)}")
+
+
+@app.command(epilog="Example: coterie export runs/digits --to tensorboard  (then: tensorboard --logdir runs)")
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory, or a node's home.", metavar="RUN", show_default=False)],
+    to: Annotated[
+        list[str], typer.Option("--to", metavar="NAME", help="tensorboard or mlflow. Repeatable.", show_default=False)
+    ],
+) -> None:
+    """Give the figures of a run to TensorBoard or MLflow; 'run --track' does so while it goes on."""
+    from coterie.runtime.tracking import export as give
+
+    for line in give(run, to):
+        success(line)
 
 
 @app.command(epilog="Example: coterie reproduce papaya --quick")

@@ -102,6 +102,8 @@ class Origin:
     base: str
     """The folder that relative paths of the spec start from."""
     data_dir: str | None
+    track: tuple[str, ...] = ()
+    """The trackers that are fed from it."""
 
 
 class RunDirectory:

@@ -34,6 +34,7 @@ from coterie.runtime.simulation import checkpoint
 from coterie.runtime.simulation.build import Simulation
 from coterie.runtime.simulation.stacked import StackedExecutor, chosen_device
 from coterie.runtime.simulation.workers import WorkerPool
+from coterie.runtime.tracking import Tracking, require
 from coterie.runtime.work.descriptions import Setup
 from coterie.runtime.work.runner import Runner, build_module
 from coterie.runtime.work.tickets import Executor
@@ -60,6 +61,7 @@ def run(
     data_dir: Path | None = None,
     on: str = "sim",
     workers: int | None = None,
+    track: Sequence[str] = (),
     progress: Progress | bool | None = None,
 ) -> Result:
     """Run the federation that ``spec`` describes, and write its run directory.
@@ -69,8 +71,10 @@ def run(
     ``runs/NAME``). ``on``: "sim", in virtual time, or "processes": real nodes on this machine, one process a peer, that
     talk over TLS; ``[network]``, ``[compute]`` and ``[faults]`` mean nothing there, and such a run cannot be resumed.
     ``workers``: worker processes, 0 for none; by default one a core, or none for a small run. The
-    result does not depend on it. ``progress``: by default a live bar in a notebook and nothing elsewhere; True for a
-    live line on a terminal too, and plain lines where there is none; False for nothing; or a Progress of your own.
+    result does not depend on it. ``track``: "tensorboard" (into the run directory) and "mlflow" (where
+    ``MLFLOW_TRACKING_URI`` says), fed while the run goes on. ``progress``: by default a live bar in a notebook and
+    nothing elsewhere; True for a live line on a terminal too, and plain lines where there is none; False for nothing;
+    or a Progress of your own.
 
     Raises SpecError, DataError, OutputError for what the user can mend, RunError for a run that could not go on. The
     run directory then holds the failed result; but there is none where a mistake was found before anything was
@@ -83,8 +87,9 @@ def run(
     chosen = [checked.with_values({"federation.seed": seed}) for seed in wanted]
     if not chosen or len({one.seed for one in chosen}) < len(chosen):
         raise SpecError("seeds must be one or more different numbers", where="seeds", remedy="Name each seed once.")
+    trackers = require(track)
     directory = RunDirectory.create(out, chosen[0].federation.name)
-    origin = Origin(str(checked.base.resolve()), None if data_dir is None else str(data_dir.resolve()))
+    origin = Origin(str(checked.base.resolve()), None if data_dir is None else str(data_dir.resolve()), trackers)
     with directory.locked(), shown(progress) as told:
         try:
             directory.write_spec(chosen[0].resolved(), [one.seed for one in chosen])
@@ -97,11 +102,18 @@ def run(
             raise
 
 
-def resume(directory: str | Path, *, workers: int | None = None, progress: Progress | bool | None = None) -> Result:
+def resume(
+    directory: str | Path,
+    *,
+    workers: int | None = None,
+    track: Sequence[str] = (),
+    progress: Progress | bool | None = None,
+) -> Result:
     """Go on with a run that was interrupted or killed, from its last checkpoint; the result is that of one piece.
 
     Of several seeds, those that ended well are kept. A run without a checkpoint starts anew, one that is complete just
-    gives its result. Data and plug-ins are looked for where the run found them.
+    gives its result. Data and plug-ins are looked for where the run found them. ``track``: trackers beside those that
+    the run was begun with.
 
     Raises DataError for what is no run directory or a damaged checkpoint, SpecError where the spec or a plug-in is not
     what it was, OutputError while another process is at work on it, and what ``run`` raises.
@@ -109,6 +121,7 @@ def resume(directory: str | Path, *, workers: int | None = None, progress: Progr
     found = RunDirectory.open(Path(directory))
     with found.locked(), shown(progress) as told:
         origin = found.origin
+        origin = replace(origin, track=require((*origin.track, *track)))
         checked = specs.check(found.spec, Path(origin.base))
         chosen = [checked.with_values({"federation.seed": seed}) for seed in checked.seeds]
         return _interruptible(lambda stop: _run_all(chosen, found, origin, "sim", workers, told, stop))
@@ -174,7 +187,8 @@ def _run_all(
             directory = parent.of_seed(spec.seed) if len(chosen) > 1 else parent
             directory.write_spec(spec.resolved(), [spec.seed])
             directory.write_origin(origin)
-            results.append(_run_one(spec, directory, origin, on, pool, progress, stop))
+            with Tracking(origin.track, directory) as tracking:
+                results.append(_run_one(spec, directory, origin, on, pool, progress, stop, tracking))
     if len(results) == 1:
         return results[0]
     combined = Result.of_seeds(results, str(parent.path))
@@ -191,6 +205,7 @@ def _run_one(
     pool: _Workers,
     progress: Progress,
     stop: threading.Event,
+    tracking: Tracking,
 ) -> Result:
     started, rounds = time.monotonic(), spec.federation.rounds
     saved = checkpoint.load(directory)
@@ -214,9 +229,11 @@ def _run_one(
         _keep_plugins(spec, directory)
         dataset = data.load(spec.dataset, None if origin.data_dir is None else Path(origin.data_dir))
         if on == "processes":
-            figures = _run_processes(spec, dataset, directory, progress, on_round, stop)
+            figures = _run_processes(spec, dataset, directory, progress, on_round, stop, tracking)
         else:
-            figures = _run_simulation(spec, dataset, directory, pool, progress, on_round, stop, saved, started)
+            figures = _run_simulation(
+                spec, dataset, directory, pool, progress, on_round, stop, saved, started, tracking
+            )
     except BaseException as error:
         failed = Result.failure(error, **known, seconds=time.monotonic() - started)
         with suppress(OutputError):  # on a full disk, say, the error itself must still be told
@@ -249,11 +266,13 @@ def _run_simulation(
     stop: threading.Event,
     saved: checkpoint.Saved | None,
     started: float,
+    tracking: Tracking,
 ) -> dict[str, Any]:
     """The figures at the end; models are written."""
-    with Simulation(spec, dataset, pool.executor, directory.metrics, on_round, stop) as simulation:
+    with Simulation(spec, dataset, pool.executor, tracking.metrics, on_round, stop) as simulation:
         federation = simulation.federation
         progress.start(spec, len(federation.ids))
+        tracking.peers = len(federation.ids)
         if federation.topology.edge_count <= _MAX_EDGES:
             directory.write_topology(federation.topology.edges())
         if saved is not None:
@@ -273,12 +292,14 @@ def _run_processes(
     progress: Progress,
     on_round: Callable[[int, list[float], int], None],
     stop: threading.Event,
+    tracking: Tracking,
 ) -> dict[str, Any]:
     """The same by real nodes."""
     from coterie.runtime.node.processes import Processes  # needs what only real peers need
 
-    processes = Processes(spec, dataset, directory.path / "nodes", directory.metrics, on_round, stop)
+    processes = Processes(spec, dataset, directory.path / "nodes", tracking.metrics, on_round, stop)
     progress.start(spec, processes.count)
+    tracking.peers = processes.count
     if processes.topology.edge_count <= _MAX_EDGES:
         directory.write_topology(processes.topology.edges())
     processes.run()

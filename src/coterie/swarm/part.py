@@ -48,8 +48,9 @@ class ScriptPart:
         """Contracts of those, and of those about to begin."""
         self.spec_checked: asyncio.Future[Spec] = asyncio.get_running_loop().create_future()
         self._failed = ""
-        self.chain = None
-        """Each training has a chain of its own."""
+        self.chain = self.metrics = None
+        """Each training has a chain of its own, and each script measures for itself."""
+        self.jobs: dict[str, tuple[int, float]] = {}
         peer.handle(StandingAsk, lambda sender, question: self.standing())
 
     @property

@@ -64,6 +64,7 @@ class Commands:
             "port": node.transport.port,
             "join_port": node.join_port.port if node.join_port is not None else None,
             "dht_port": node.contacts.dht_port,
+            "metrics_port": node.metrics_port.port if node.metrics_port is not None else None,
             "bytes_sent": node.transport.bytes_sent,
             "bytes_received": node.transport.bytes_received,
             "refused": dict(node.dropped + Counter(getattr(node.peer.metrics, "refused", {}))),

@@ -34,6 +34,8 @@ from coterie.runtime.node.contacts import Contacts
 from coterie.runtime.node.control import ControlServer
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.messages import ReachAsk, Standing
+from coterie.runtime.node.metrics import NodeMetrics
+from coterie.runtime.node.metrics_port import MetricsPort
 from coterie.runtime.node.newcomer import new_peer
 from coterie.runtime.node.part import Part
 from coterie.runtime.node.shared import NodeChain
@@ -72,6 +74,16 @@ class TakesPart(Protocol):
         """The federation's shared chain, where the protocol may have one."""
         ...
 
+    @property
+    def metrics(self) -> NodeMetrics | None:
+        """What it has measured; None before it has begun, and where a script measures."""
+        ...
+
+    @property
+    def jobs(self) -> Mapping[str, tuple[int, float]]:
+        """By kind of job: how many there were here, and seconds in all."""
+        ...
+
     def fail(self, why: str) -> None:
         """A part of the node has ended, and why."""
         ...
@@ -103,6 +115,7 @@ class Node:
     peer: Peer
     contacts: Contacts
     issues: Issues
+    metrics_port: MetricsPort | None
     host: Host
     join_port: JoinPort | None
     part: TakesPart
@@ -120,6 +133,8 @@ class Node:
         self._version = 0
         self.dropped = Counter[PeerId]()
         """Frames that the transport refused, by sender."""
+        self.reasons = Counter[str]()
+        """The same, by kind."""
 
     async def run(self) -> None:
         """Until stopped, by a signal or a command. Raises a CoterieError for what keeps it from starting."""
@@ -138,6 +153,8 @@ class Node:
         identity, transport_key = self.identity, self.home.transport
         if layout := self.charter.genesis.layout:
             self.layouts[layout.hex()] = _MOST_ELEMENTS
+        self.transport_key = transport_key
+        self.metrics_port = MetricsPort(self, self.table.metrics) if self.table.metrics is not None else None
         limits = Limits(snapshot_elements=self.layouts)
         self.transport = GrpcTransport(
             identity,
@@ -147,7 +164,7 @@ class Node:
             limits,
             listen=self.table.listen,
             compression=self.table.compression,
-            dropped=lambda peer, _: self.dropped.update((peer,)),
+            dropped=self._on_dropped,
         )
         own = PeerLedger(identity, self.charter.store)
         ledger = _Ledger(own)
@@ -168,6 +185,8 @@ class Node:
         self.issues = Issues(FileStore(self.home.path / "state", Arena(memory, 1, 1), ""), now_ms)
         self.host = Host(identity, self.charter.book, self.issues, now_ms, self._brief)
         self.join_port = await self._open_join_port(transport_key)
+        if self.metrics_port is not None:
+            await self.metrics_port.start()
         control = ControlServer(self.home.socket, Commands(self).all)
         await control.start()
         name = short_name(identity.id)
@@ -186,6 +205,8 @@ class Node:
                 ("protocol", self.part.run()),
             )
         ]
+        if self.metrics_port is not None:
+            tasks.append(asyncio.create_task(self.metrics_port.watch(), name="metrics"))
         for task in tasks:
             task.add_done_callback(self._on_end)
         self.ready.set()
@@ -197,6 +218,8 @@ class Node:
             await asyncio.gather(*tasks, return_exceptions=True)
             self.peer.close()
             await control.close()
+            if self.metrics_port is not None:
+                await self.metrics_port.close()
             if self.join_port is not None:
                 await self.join_port.close()
             await self.transport.close()
@@ -224,6 +247,10 @@ class Node:
         peer = self.lines.get(line) if line else self.peer
         if peer is not None:  # others may talk of what does not go on here
             peer.receive(sender, frame)
+
+    def _on_dropped(self, sender: PeerId, reason: str) -> None:
+        self.dropped[sender] += 1
+        self.reasons[reason.partition(":")[0]] += 1
 
     def _brief(self) -> Briefing:
         text, signature = self.home.spec_text or ("", b"")
@@ -258,6 +285,7 @@ class Node:
         self.charter.book.renew(self.identity, fresh.certificate)
         await asyncio.sleep(_HEARD)
         self.home.save_transport(fresh)
+        self.transport_key = fresh
         self.transport.rotate(fresh)
         if self.join_port is not None:
             self.join_port.rotate(fresh)
@@ -288,20 +316,25 @@ class _Ledger:
             del self._waiting[0]
 
 
-def run_node(path: Path) -> None:
-    """Run the node of a home until it is stopped, on uvloop where there is one."""
+def run_node(path: Path, metrics: str | None = None) -> None:
+    """Run the node of a home until it is stopped, on uvloop where there is one.
+
+    ``metrics``: the setting of this name, instead of that in ``node.toml``.
+    """
     home = Home(path)
     try:
         import uvloop
     except ImportError:
-        asyncio.run(_run(home))
+        asyncio.run(_run(home, metrics))
     else:
-        uvloop.run(_run(home))
+        uvloop.run(_run(home, metrics))
     gc.collect()  # gRPC's own thread ends with its last connection; beside an ending interpreter it may crash
 
 
-async def _run(home: Home) -> None:
+async def _run(home: Home, metrics: str | None) -> None:
     node, loop = Node(home), asyncio.get_running_loop()
+    if metrics is not None:
+        node.table = node.table.model_copy(update={"metrics": metrics})
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
     await node.run()

@@ -53,6 +53,8 @@ def _checked(text: str, *, to_listen: bool = False) -> str:
 
 Listening = Annotated[str, AfterValidator(_here)]
 """``host:port`` of this machine; 0.0.0.0 and [::] stand for all its addresses, port 0 for any."""
+Metrics = Annotated[str, AfterValidator(lambda text: _here(text if ":" in text else f"127.0.0.1:{text}"))]
+"""As ``Listening``; a port alone is one of 127.0.0.1."""
 Endpoint = Annotated[str, AfterValidator(_checked)]
 """``host:port`` to be dialled."""
 
@@ -78,6 +80,8 @@ class NodeTable(BaseModel):
     """Contacts of that table to begin with; any node of the federation that takes part will do."""
     private_networks: bool = False
     """Whether members are on loopback, private or link-local addresses."""
+    metrics: Metrics | None = None
+    """``host:port``, or a port on loopback, to give Prometheus this node's figures at; none: nobody is told."""
     compression: Literal["none", "fp16", "int8", "zstd"] = "none"
     """How models are sent to those who can read it: zstd loses nothing, fp16 and int8 round."""
     dataset: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,6 +21,8 @@ class ThreadJobs:
 
     def __init__(self, runner: Runner, settle: Callable[[], None]) -> None:
         self._runner, self._settle = runner, settle
+        self.seconds: dict[str, tuple[int, float]] = {}
+        """By kind of job, such as "fit": how many there were, and seconds in all."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="coterie-work")
 
     async def run(self, lane: int, job: Any, cost: float, keep: object = None, makes: Snapshot | None = None) -> Any:
@@ -37,7 +40,10 @@ class ThreadJobs:
         return asyncio.get_running_loop().run_in_executor(self._thread, self._do, ticket, makes)
 
     def _do(self, ticket: Ticket, makes: Snapshot | None) -> Ticket:
+        began, kind = time.monotonic(), type(ticket.job).__name__.removesuffix("Job").lower()
         self._runner.begin([ticket])
+        count, seconds = self.seconds.get(kind, (0, 0.0))
+        self.seconds[kind] = count + 1, seconds + time.monotonic() - began
         if makes is not None:
             makes.digest()  # remembered: hashing a large model would keep the event loop from answering
         self._settle()

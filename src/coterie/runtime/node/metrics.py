@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -35,14 +36,21 @@ class NodeMetrics:
     """The last one that is over; -1 before the first."""
     refused: dict[PeerId, int] = field(default_factory=dict)
     """Frames and vectors refused, by sender."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """The same by the code of the error; "rule" for what the rule did not take."""
+    loss: float | None = None
+    """Of the last local steps."""
+    last: PeerMetrics | None = None
+    """The last evaluation."""
     mixed: Mixed | None = None
 
     def round_done(self, round: int, loss: float, mixed: Mixed | None) -> None:
-        self.round = round
+        self.round, self.loss = round, loss
         if mixed is not None:
             self.mixed = mixed
             for sender in mixed.refused:
                 self.refused[sender] = self.refused.get(sender, 0) + 1
+                self.reasons["rule"] += 1
         last, moment, sent = self.mixed, self.seconds(), self.bytes_sent()
         table, rounds = self.spec.evaluation, self.spec.federation.rounds
         _log.info(
@@ -52,21 +60,21 @@ class NodeMetrics:
             return
 
         def done(evaluation: Evaluation) -> None:
-            self.on_record(
-                PeerMetrics.of(
-                    evaluation,
-                    last,
-                    round=round,
-                    peer=self.peer,
-                    index=self.number,
-                    attacker=self.attacker,
-                    time=moment,
-                    train_loss=loss,
-                    bytes_sent=sent,
-                )
+            self.last = PeerMetrics.of(
+                evaluation,
+                last,
+                round=round,
+                peer=self.peer,
+                index=self.number,
+                attacker=self.attacker,
+                time=moment,
+                train_loss=loss,
+                bytes_sent=sent,
             )
+            self.on_record(self.last)
 
         self.learner.evaluate(table.samples, done)
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
+        self.reasons[error.code] += 1
         count_refusal(self.refused, sender, error)

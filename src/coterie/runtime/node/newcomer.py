@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,11 +42,13 @@ class Refusals:
     """Implements ``Metrics`` for a peer that does no rounds."""
 
     refused: dict[PeerId, int] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
 
     def round_done(self, round: int, loss: float, mixed: Mixed | None) -> None:
         """There are none."""
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
+        self.reasons[error.code] += 1
         count_refusal(self.refused, sender, error)
 
 

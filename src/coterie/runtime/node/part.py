@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.life import Life
 from coterie.runtime.node.messages import Standing, StandingAsk
+from coterie.runtime.node.metrics import NodeMetrics
 from coterie.runtime.node.shared import NodeChain
 from coterie.runtime.node.site import Site, part_of
 from coterie.runtime.node.spec_source import SpecSource
@@ -124,6 +125,16 @@ class Part:
         """What others are told."""
         round = self._life.metrics.round if self._life is not None else -1
         return Standing(self.state, round, now_ms())
+
+    @property
+    def metrics(self) -> NodeMetrics | None:
+        """What it has measured; None before it has begun."""
+        return None if self._life is None else self._life.metrics
+
+    @property
+    def jobs(self) -> Mapping[str, tuple[int, float]]:
+        """By kind of job: how many there were here, and seconds in all."""
+        return {} if self._site is None else dict(self._site.jobs.seconds)
 
     def members_changed(self) -> None:
         """Somebody came or went: perhaps another one has a number now."""
