@@ -42,8 +42,14 @@ federation = typer.Typer(
     "--announce a.example:7400"
 )
 def init(
-    spec: Annotated[Path, typer.Argument(help="The federation's spec.", show_default=False)],
     home: Home,
+    spec: Annotated[
+        Path | None, typer.Argument(help="The federation's spec, where it trains by itself.", show_default=False)
+    ] = None,
+    swarm: Annotated[
+        str | None,
+        typer.Option("--swarm", metavar="NAME", help="Instead of a spec: training scripts bring model and data."),
+    ] = None,
     name: Name = "founder",
     listen: Listen = None,
     announce: Announce = None,
@@ -76,8 +82,9 @@ def init(
     from coterie.identity import short_name
     from coterie.network.addresses import Address
     from coterie.protocols.membership import Policy
-    from coterie.runtime.node.founding import found_with_data, recovery_keys
+    from coterie.runtime.node.founding import found_with_data, recovery_keys, spec_to_found
 
+    found = spec_to_found(spec, swarm)
     if admit not in ("founder", "any", "quorum") or expel not in ("founder", "quorum"):
         raise SpecError(
             f"--admit {admit} --expel {expel} is no policy",
@@ -88,12 +95,13 @@ def init(
     rules = {"admit": admit, "expel": expel, "quorum": quorum, "seats": seats, "until": end_of_day(until)}
     with recovery_keys(recovery or []) as ids:
         policy = Policy(**rules, recovery=ids)  # type: ignore[arg-type]
-        made = found_with_data(home, spec, table, name=name, policy=policy, identity=own_key(key))
+        made = found_with_data(home, found, table, name=name, policy=policy, identity=own_key(key))
     success(f"federation   {made.table.federation}")
     success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
     success(f"home         {home}")
-    peers = made.spec.federation.peers
-    success(f"begins       when {peers} members are there, this one among them (federation.peers in the spec)")
+    if not found.is_for_scripts:
+        peers = found.federation.peers
+        success(f"begins       when {peers} members are there, this one among them (federation.peers in the spec)")
     if recovery:
         success(f"recovery     {', '.join(map(str, recovery))}: take them off this machine, and keep them apart")
     if listen and Address.parse(listen, to_listen=True).host in ("0.0.0.0", "::") and announce is None:  # noqa: S104
@@ -102,7 +110,8 @@ def init(
             f"{home / 'node.toml'}; invitations need it too.",
             err=True,
         )
-    success(f"Next: coterie node --home {home}   and, while it runs: coterie federation invite --home {home}")
+    begin = f"COTERIE_HOME={home} python YOUR_SCRIPT.py" if found.is_for_scripts else f"coterie node --home {home}"
+    success(f"Next: {begin}   and, while it runs: coterie federation invite --home {home}")
 
 
 @federation.command(epilog="Example: coterie federation invite --home a --days 3")
@@ -216,6 +225,8 @@ def status(home: Home, as_json: AsJson = False) -> None:
     success(f"federation   {found['federation']}")
     if found["why"]:
         success(f"why          {found['why']}")
+    if chain := found["chain"]:
+        success(f"chain        {_chain(chain)}")
     success(f"sent         {found['bytes_sent'] / 1e6:.1f} MB, received {found['bytes_received'] / 1e6:.1f} MB")
     rows = [
         (
@@ -235,6 +246,18 @@ def status(home: Home, as_json: AsJson = False) -> None:
         success(f"No member is connected: coterie doctor --home {home} looks for the reason.")
     for record, (signed, needed) in found["pending"].items():
         success(f"waits for signatures: {record} has {signed} of {needed} (sign: coterie federation countersign)")
+
+
+def _chain(chain: dict[str, Any]) -> str:
+    """Where the shared chain stands, in words."""
+    from coterie.identity import short_name
+
+    told = f"epoch {chain['epoch']}, {chain['final']} blocks final in it; {len(chain['voters'])} voters"
+    if chain["leader"]:
+        told += f"; {short_name(chain['leader'])} leads height {chain['height']}"
+    if chain["silent"]:
+        told += f"; waits for {', '.join(map(short_name, chain['silent']))}"
+    return told
 
 
 @federation.command(epilog="Example: coterie federation expel calm-otter-3fa9 --home a --reason 'key stolen'")
@@ -299,4 +322,7 @@ def _entered(made: Any, joined: Any, how: str = "") -> None:
             f"{home / 'node.toml'}, or it will meet nobody.",
             err=True,
         )
+    if made.spec_text is not None and made.spec.is_for_scripts:
+        success(f"Next: COTERIE_HOME={home} python YOUR_SCRIPT.py")
+        return
     success(f"Next: coterie node --home {home} --dry-run   and then: coterie node --home {home}")

@@ -240,6 +240,11 @@ class Spec:
         return self.federation.seed
 
     @property
+    def is_for_scripts(self) -> bool:
+        """Whether model and data are those of each site's own training script."""
+        return bool(self.dataset.traits.get("script"))
+
+    @property
     def local_steps(self) -> int | None:
         """Steps a round; None where ``local_epochs`` decides."""
         table = self.training

@@ -74,16 +74,23 @@ class App:
             await asyncio.sleep(0.1)
 
     def _in_epoch(self, view) -> int:
+        assert all((view.epoch, a.block.height) > self.stands for a in view.ancestors), "an ancestor was told before"
         return sum(epoch == view.epoch for epoch, _, _ in self.chain) + len(view.ancestors)
 
+    def _since(self, view) -> int:
+        """The same after a wait: some of the view's ancestors may have been told meanwhile."""
+        told = sum(epoch == view.epoch for epoch, _, _ in self.chain)
+        return told + sum((view.epoch, a.block.height) > self.stands for a in view.ancestors)
+
     async def payload(self, view):
-        world = self.node.world
+        world, before = self.node.world, self._in_epoch(view)
         if world.pace:
             await asyncio.sleep(world.pace)
+            before = self._since(view)
         fresh = f"{self.node.name} {self.node.starts} {view.epoch}.{view.height}"
         record = Record.make(self.node.identity, "note", {"text": fresh}, time=0)
         records = [record, *(extra for extra in self.extra if extra.id not in self.told)]
-        return Payload(records, closes=self._in_epoch(view) + 1 >= world.closing)
+        return Payload(records, closes=before + 1 >= world.closing)
 
     async def accepts(self, view, block, records):
         return block.closes == (self._in_epoch(view) + 1 >= self.node.world.closing)

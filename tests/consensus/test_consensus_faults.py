@@ -101,6 +101,9 @@ def test_two_against_two(worlds):
     before = max(len(node.chain) for node in world.honest)
     world.wait(58.0)
     assert max(len(node.chain) for node in world.honest) == before > 3
+    for node, gone in (("p0", {"p2", "p3"}), ("p3", {"p0", "p1"})):  # though all were heard at this height before
+        said = world.nodes[node].peer.waits_for()
+        assert {name for name in world.names if name in said.partition("silent: ")[2]} == gone
     world.until(lambda: world.progress() >= before + 5, 60)
     world.check_prefixes()
 

@@ -1,5 +1,7 @@
 """Who votes when: joins, leaves, new keys, removals and evidence, two epochs later; nothing can be used twice."""
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -261,3 +263,25 @@ def test_a_joiner_leads_and_signs():
         led.add(blocks[0].block.proposer)
     writer.close()
     assert newcomer.id in led
+
+
+def test_one_seat_cannot_take_all_the_room_by_changing_its_key():
+    """Each old key stays locked. Without a limit one member, alone and in one block, keeps all others from joining."""
+    keys = [A, *(identity(f"key {number}") for number in range(6))]
+
+    def move(old, new, until):
+        return changes.record(old, NewKey.make(new, GENESIS, old.id, VrfKey.of(new).public, until), time=1)
+
+    writer = begun()
+    writer.close(*(move(old, new, LOCK) for old, new in pairwise(keys)))
+    locked = [entry.key for entry in writer.state.locked]
+    assert sorted(locked) == sorted(key.id for key in keys[:2])
+    (seat,) = {member.key for member in writer.state.following.members} - {B.id, C.id, D.id}
+    assert seat == keys[2].id
+    BY_ID[seat], VRF[seat] = keys[2], VrfKey.of(keys[2])
+    for _ in range(LOCK + 1):
+        writer.close()
+    writer.close(
+        move(keys[2], keys[3], writer.state.epoch)
+    )  # when the first ones are not locked any more there is room again
+    assert keys[3].id in writer.state.following

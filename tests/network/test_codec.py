@@ -125,6 +125,25 @@ def test_round_trip(sent):
         assert same(theirs.decode(frame.header, frame.snapshots), envelope)
 
 
+@settings(max_examples=50, deadline=None)
+@given(envelopes, st.binary(min_size=1, max_size=32))
+def test_conversations_are_kept_apart(sent, line):
+    frame = Codec(line).encode(sent)
+    assert same(Codec(line).decode(frame.header, frame.snapshots), sent)
+    assert Codec().line_of(frame.header) == line
+    assert Codec().line_of(Codec().encode(sent).header) == b""
+    digests = [reference.digest for reference in Codec().references(frame.header)]
+    assert Codec().with_digests(frame.header, digests) == frame.header
+    for other in (b"", line + b"x", line[:-1]):
+        with pytest.raises(MessageError):
+            Codec(other).decode(frame.header, frame.snapshots)
+
+
+def test_a_line_that_is_too_long_is_refused():
+    with pytest.raises(MessageError, match="not a header"):
+        Codec().line_of(Codec(bytes(33)).encode(Envelope("send", 0, CodecNothing())).header)
+
+
 @pytest.mark.parametrize("size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1])
 def test_sizes_at_the_border_of_a_chunk(size):
     envelope = Envelope("reply", 3, CodecVectors(snapshot(size), "x", [snapshot(5, 1)], snapshot(size, 2)))

@@ -36,6 +36,7 @@ CASES = {
     "warm-up and pauses": {"gossip": {"warmup": 2, "swap_every": 4}},
     "fedavg": {"federation": {**BASE["federation"], "protocol": "fedavg"}},
     "mixing before training": {"federation": {**BASE["federation"], "protocol": "fragile.py:mixes_first"}},
+    "swarm": {"federation": {**BASE["federation"], "protocol": "swarm"}},
     "isolated": {"federation": {**BASE["federation"], "protocol": "isolated"}},
     "central": {"federation": {**BASE["federation"], "protocol": "central"}},
 }

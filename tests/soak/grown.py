@@ -24,6 +24,7 @@ SPEC = """
 [federation]
 peers = {peers}
 rounds = {rounds}
+{more}
 [model]
 name = "softmax"
 [training]
@@ -34,19 +35,19 @@ local_steps = 100
 class Grown:
     """Its nodes, the founder first. Any member may admit."""
 
-    def __init__(self, folder: Path, peers: int, rounds: int, **table: Any) -> None:
-        """``table``: of the founder's ``node.toml``."""
+    def __init__(self, folder: Path, peers: int, rounds: int, more: str = "", **table: Any) -> None:
+        """``more``: of the spec; ``table``: of the founder's ``node.toml``."""
         self._folder, self._nursery = folder, Nursery()
         self.nodes: list[NodeProcess] = []
         spec = folder / "study.toml"
-        spec.write_text(SPEC.format(peers=peers, rounds=rounds))
+        spec.write_text(SPEC.format(peers=peers, rounds=rounds, more=more))
         policy = Policy(admit="any", seats=100)
         self._add(found_with_data(folder / "0", spec, _table(join=LOOPBACK, **table), name="0", policy=policy))
 
-    def admit(self, inviter: NodeProcess, **table: Any) -> NodeProcess:
-        """One more member, invited by a node that runs; it is not started."""
+    def admit(self, inviter: NodeProcess, replaces: str = "", **table: Any) -> NodeProcess:
+        """One more member, invited by a node that runs; it is not started. ``replaces``: whose place it takes."""
         number = len(self.nodes)
-        invitation = read_invitation(inviter.ask("invite")["invitation"])
+        invitation = read_invitation(inviter.ask("invite", replaces=replaces)["invitation"])
         joining = join_federation(self._folder / str(number), invitation, _table(**table), name=str(number))
         return self._add(asyncio.run(joining)[0])
 
@@ -73,9 +74,9 @@ class Grown:
 
 
 @contextmanager
-def grown(folder: Path, peers: int, rounds: int, **table: Any) -> Iterator[Grown]:
+def grown(folder: Path, peers: int, rounds: int, more: str = "", **table: Any) -> Iterator[Grown]:
     """Stopped at the end, whatever happens."""
-    made = Grown(folder, peers, rounds, **table)
+    made = Grown(folder, peers, rounds, more, **table)
     try:
         yield made
     finally:

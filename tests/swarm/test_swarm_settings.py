@@ -174,11 +174,15 @@ class TestWhereTheFederationIs:
 
     def test_the_order(self, tmp_path, monkeypatch):
         monkeypatch.setenv("COTERIE_INVITATION", "coterie1xyz")
-        assert opening.find(None) == opening.Federation(invitation="coterie1xyz")
+        assert opening.find(None) == opening.Federation(tmp_path / "coterie-home", "coterie1xyz")
+        made = self.home(tmp_path / "coterie-home")
+        assert opening.find(None) == opening.Federation(made)
         here = self.home(tmp_path)
         assert opening.find(None) == opening.Federation(home=here)
-        named = self.home(tmp_path / "named")
+        named = tmp_path / "named"
         monkeypatch.setenv("COTERIE_HOME", str(named))
+        assert opening.find(None) == opening.Federation(named, "coterie1xyz")
+        self.home(named)
         assert opening.find(None) == opening.Federation(home=named)
         given = self.home(tmp_path / "given")
         assert opening.find(given) == opening.Federation(home=given)

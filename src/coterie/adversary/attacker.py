@@ -7,13 +7,14 @@ count them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
-from coterie.layout import Snapshot
-from coterie.protocols import Fitted, Mixed, Model, Peer, PeerId, PeerLearner
+from coterie.layout import Layout, Snapshot
+from coterie.protocols import Fitted, Mixed, Model, Peer, PeerId
+from coterie.protocols.swarm import Judged, MergingLearner, Part
 
 _KEY = "attack"
 _WAIT, _FITS = 1.0, 2.0
@@ -22,7 +23,7 @@ _KEPT = 2
 """A peer may crash between a fit and the end of its round: then the vector before the last one comes back."""
 
 
-class CraftingLearner(PeerLearner, Protocol):
+class CraftingLearner(MergingLearner, Protocol):
     """A learner that can craft a vector by the spec's attack."""
 
     async def craft(self, others: Mapping[PeerId, Model], round: int, attackers: int) -> Snapshot:
@@ -53,9 +54,13 @@ class Attacker:
     def samples(self) -> int:
         return self._learner.samples
 
-    async def fit(self, round: int) -> Fitted:
+    @property
+    def layout(self) -> Layout:
+        return self._learner.layout
+
+    async def fit(self, round: int, steps: int | None = None) -> Fitted:
         began = self._peer.clock.time()
-        fitted = await self._learner.fit(round)
+        fitted = await self._learner.fit(round, steps)
         patience = _WAIT + _FITS * (self._peer.clock.time() - began)
         others = await self._peer.pull(self._watched, round, timeout=patience)
         if self._sees_others and not others:
@@ -83,6 +88,16 @@ class Attacker:
                 snapshot = own
                 break
         await self._learner.adopt(snapshot)
+
+    async def merge(self, parts: Sequence[Part], last: Snapshot | None, round: int, method: str) -> Snapshot:
+        """An attack on models is that of the sites: where it leads a merge, it merges honestly."""
+        return await self._learner.merge(parts, last, round, method)
+
+    async def digest(self, snapshot: Snapshot) -> bytes:
+        return await self._learner.digest(snapshot)
+
+    async def judge(self) -> Judged | None:
+        return await self._learner.judge()
 
     async def snapshot(self) -> Snapshot:
         return await self._learner.snapshot()

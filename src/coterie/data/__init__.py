@@ -7,7 +7,7 @@ stands beside the built-in ones.
 
 from __future__ import annotations
 
-from coterie.data import arrays, builtin, cifar, credit, mnist, partitions, tables
+from coterie.data import arrays, builtin, cifar, credit, mnist, partitions, script, tables
 from coterie.data.dataset import Dataset
 from coterie.data.division import Division, divide
 from coterie.data.loading import load
@@ -16,4 +16,4 @@ from coterie.data.sources import CoterieDataWarning
 
 __all__ = ["Dataset", "load", "Division", "divide", "scale", "CoterieDataWarning"]
 
-del arrays, builtin, cifar, credit, mnist, partitions, tables  # imported to register what they hold
+del arrays, builtin, cifar, credit, mnist, partitions, script, tables  # imported to register what they hold

@@ -2,7 +2,8 @@
 
     frame   = prefix | header | chunk*
     prefix  = "CT" | wire version, u16 | header length, u32                       (big-endian)
-    header  = msgpack [kind, id, message, [[size, layout hash, SHA-256], ...]]; in the message a snapshot is its index
+    header  = msgpack [kind, id, message, [[size, layout hash, SHA-256], ...], line?]; in the message a snapshot is its
+              index; the line names one of several conversations
     chunk   = length, u32 | at most 1 MiB of little-endian float32 elements       (snapshots in order of their index)
 
 Everything read here comes from another peer: lengths, types, hashes and limits are checked, and any fault is a
@@ -31,6 +32,7 @@ WIRE_VERSION = 1
 CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 20
 MAX_SNAPSHOTS = 64
+MAX_LINE_BYTES = 32
 MAX_SNAPSHOT_ELEMENTS = 1 << 31
 PREFIX = struct.Struct(">2sHI")
 LENGTH = struct.Struct(">I")
@@ -52,6 +54,10 @@ class _Header(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     id: Annotated[int, msgspec.Meta(ge=0)]
     message: msgspec.Raw
     snapshots: Annotated[list[Reference], msgspec.Meta(max_length=MAX_SNAPSHOTS)]
+
+
+class _LinedHeader(_Header, array_like=True, frozen=True, forbid_unknown_fields=True):
+    line: Annotated[bytes, msgspec.Meta(max_length=MAX_LINE_BYTES)] = b""
 
 
 class MemorySnapshot(Snapshot):
@@ -112,11 +118,15 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Codec:
-    """Encodes and decodes messages of all registered types. Used by one event loop at a time."""
+    """Encodes and decodes messages of all registered types. Used by one event loop at a time.
 
-    def __init__(self) -> None:
+    ``line``: names one of several conversations over one transport, at most 32 bytes; frames of others are refused.
+    """
+
+    def __init__(self, line: bytes = b"") -> None:
+        self._line = line
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._refer)
-        self._headers = msgspec.msgpack.Decoder(_Header)
+        self._headers = msgspec.msgpack.Decoder(_LinedHeader)
         self._messages: msgspec.msgpack.Decoder[Message] | None = None
         self._known = 0
         self._snapshots: list[Snapshot] = []
@@ -128,12 +138,13 @@ class Codec:
         message = msgspec.Raw(self._encoder.encode(envelope.message))
         snapshots = tuple(self._snapshots)
         references = [Reference(s.size, bytes.fromhex(s.layout_hash), s.digest()) for s in snapshots]
-        header = _Header(envelope.kind, envelope.id, message, references)
-        return Frame(self._encoder.encode(header), snapshots)
+        return Frame(self._header(envelope.kind, envelope.id, message, references, self._line), snapshots)
 
     def decode(self, header: bytes, snapshots: tuple[Snapshot, ...]) -> Envelope:
         """The message of a header and the snapshots that came with it. Raises MessageError."""
         read = self._read(header)
+        if read.line != self._line:
+            raise MessageError("a message of another conversation")
         if len(snapshots) != len(read.snapshots):
             raise MessageError(f"{len(snapshots)} snapshots came, {len(read.snapshots)} are announced")
         for snapshot, reference in zip(snapshots, read.snapshots, strict=True):
@@ -168,13 +179,21 @@ class Codec:
         """What a header says of the snapshots that follow it. Raises MessageError."""
         return self._read(header).snapshots
 
+    def line_of(self, header: bytes) -> bytes:
+        """Which conversation a frame belongs to, by its header. Raises MessageError."""
+        return self._read(header).line
+
     def with_digests(self, header: bytes, digests: Iterable[bytes]) -> bytes:
         """The header with other digests: a transport may change elements on the way, within a stated bound."""
         read = self._read(header)
         references = [Reference(r.size, r.layout, d) for r, d in zip(read.snapshots, digests, strict=True)]
-        return self._encoder.encode(_Header(read.kind, read.id, read.message, references))
+        return self._header(read.kind, read.id, read.message, references, read.line)
 
-    def _read(self, header: bytes) -> _Header:
+    def _header(self, kind: Kind, number: int, message: msgspec.Raw, references: list[Reference], line: bytes) -> bytes:
+        plain = _Header(kind, number, message, references)
+        return self._encoder.encode(_LinedHeader(kind, number, message, references, line) if line else plain)
+
+    def _read(self, header: bytes) -> _LinedHeader:
         try:
             return self._headers.decode(header)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -1,6 +1,6 @@
 """The conversations: what a protocol sees (``Peer``), who may talk to whom, gossip, and the baselines."""
 
-from coterie.protocols import baselines, gossip
+from coterie.protocols import baselines, gossip, swarm
 from coterie.protocols.peer import Fitted, Mixed, Model, Peer, PeerId, PeerLearner, PeerMemory, Pull
 from coterie.protocols.topology import Neighbourhood, Topology
 
@@ -17,4 +17,5 @@ __all__ = [
     "Topology",
     "baselines",
     "gossip",
+    "swarm",
 ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import msgspec
 
-from coterie.errors import CoterieError, MessageError, PeerUnreachable, VectorBusy
+from coterie.errors import CoterieError, MessageError, NodeError, PeerUnreachable, VectorBusy
 from coterie.identity import Identity
 from coterie.layout import Snapshot
 from coterie.ledger import Ledger
@@ -22,6 +22,8 @@ from coterie.protocols.patience import Patience
 
 if TYPE_CHECKING:
     from random import Random
+
+    from coterie.protocols.consensus.place import ChainTerms, PeerChain
 
 PeerId = str
 _PARTNERS, _PULLS = 64, 8
@@ -81,8 +83,11 @@ class PeerLearner(Protocol):
         """Number of training samples."""
         ...
 
-    async def fit(self, round: int) -> Fitted:
-        """Train on the peer's own data, as the spec's ``[training]`` says for this round."""
+    async def fit(self, round: int, steps: int | None = None) -> Fitted:
+        """Train on the peer's own data, as the spec's ``[training]`` says for this round.
+
+        ``steps``: so many minibatches, in place of the spec's local steps or epochs.
+        """
         ...
 
     async def aggregate(
@@ -202,6 +207,8 @@ class Peer:
     """It comes back from a crash: the store is what it was, the learner stands at the initial vector."""
     meet: Callable[[int], Awaitable[None]] | None = None
     """The runtime's barrier, where it has one."""
+    open_chain: Callable[[ChainTerms], Awaitable[PeerChain]] | None = None
+    """The runtime's way to the shared chain, where it has one."""
     identity: Identity = field(default_factory=Identity.generate)
     """Its key, for what it signs itself. A runtime whose runs replay gives one made from its seed."""
     waiting: Callable[[], str] | None = None
@@ -216,7 +223,7 @@ class Peer:
     """The last question to each peer that was given up: its number, and when it was asked."""
     _waiting: dict[PeerId, list[Envelope]] = field(default_factory=dict)
     """Pulls that wait for their round, by sender: the last ``_PULLS`` of each, so that nobody can fill the memory."""
-    _tasks: list[asyncio.Future[Message | None]] = field(default_factory=list)
+    _tasks: list[asyncio.Future[Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         # Questions are numbered from a secret start: a reply meant for this peer before a crash matches none of them.
@@ -265,6 +272,28 @@ class Peer:
         """
         if self.meet is not None:
             await self.meet(round)
+
+    # The shared chain, and what goes on beside the protocol
+
+    async def chain(self, terms: ChainTerms) -> PeerChain:
+        """This peer's shared chain, opened, or founded by these terms: the same one after a crash.
+
+        Waits for the founder where there is none yet. Raises LedgerError where it cannot be opened, or was founded on
+        other terms, and NodeError where the runtime has none to offer.
+        """
+        if self.open_chain is None:
+            raise NodeError("there is no shared chain here", where=self.id)
+        return await self.open_chain(terms)
+
+    def beside(self, work: Awaitable[None]) -> asyncio.Future[None]:
+        """Do some work beside the protocol and after its end, until this peer stops or crashes.
+
+        What it raises, its caller must look at.
+        """
+        task = asyncio.ensure_future(work)
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
+        return task
 
     # Publishing
 

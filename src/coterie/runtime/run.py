@@ -72,9 +72,9 @@ def run(
     talk over TLS; ``[network]``, ``[compute]`` and ``[faults]`` mean nothing there, and such a run cannot be resumed.
     ``workers``: worker processes, 0 for none; by default one a core, or none for a small run. The
     result does not depend on it. ``track``: "tensorboard" (into the run directory) and "mlflow" (where
-    ``MLFLOW_TRACKING_URI`` says), fed while the run goes on; the result does not depend on them either. ``progress``:
-    by default a live bar in a notebook and nothing elsewhere; True for a live line on a terminal too, and plain lines
-    where there is none; False for nothing; or a Progress of your own.
+    ``MLFLOW_TRACKING_URI`` says), fed while the run goes on. ``progress``: by default a live bar in a notebook and
+    nothing elsewhere; True for a live line on a terminal too, and plain lines where there is none; False for nothing;
+    or a Progress of your own.
 
     Raises SpecError, DataError, OutputError for what the user can mend, RunError for a run that could not go on. The
     run directory then holds the failed result; but there is none where a mistake was found before anything was

@@ -10,8 +10,11 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import gc
 import os
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -137,8 +140,22 @@ def shared() -> BackgroundLoop:
     with _sharing:
         if _shared is None or _shared.closed:
             _shared = BackgroundLoop()
-            atexit.register(_shared.close)
+            atexit.register(_end)
         return _shared
+
+
+def _end() -> None:
+    """Stop the loop, and let go of all that lived on it: gRPC's own thread must not outlive its last connection, or the
+    process may crash while the interpreter ends. An error that ended the script may hold some of it."""
+    global _shared
+    if _shared is not None:
+        _shared.close()
+    _shared = None
+    error = getattr(sys, "last_value", None)
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _forget() -> None:

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -116,7 +117,8 @@ class Participation:
         if mode == "snapshot":
             self._save(adapter)
         vector = self._vector if mode == "snapshot" else self._merged  # a model that diverged does not matter then
-        self._accept(adapter, session.end(self._checkin(vector, 0 if mode == "inactive" else self.weight)))
+        checkin = self._checkin(vector, 0 if mode == "inactive" else self.weight)
+        self._accept(adapter, session.end(replace(checkin, mode=mode)))
         self._ended = True
         session.close(self._figures)
         self._session = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -48,6 +48,8 @@ class CheckIn:
     """Epochs finished since the beginning."""
     figures: Figures
     """Of the model that the last call gave, on the site's own held-out data; finite, or None."""
+    mode: Literal["snapshot", "active", "inactive"] = "snapshot"
+    """What stands for a site at the end: see ``Settings.checkin_model_on_train_end``."""
 
 
 @dataclass(frozen=True)

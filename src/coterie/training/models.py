@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import torch
 from pydantic import Field
@@ -19,6 +19,16 @@ from coterie import registry
 from coterie.errors import ModelError
 
 Width = Annotated[int, Field(ge=1, le=1 << 20)]
+
+
+@registry.models.register("script")
+def script(shape: tuple[int, ...], classes: int) -> NoReturn:
+    """For protocol swarm: the model of each site's own training script. Raises ModelError: none is built here."""
+    raise ModelError(
+        "the model of this federation is made by each site's own training script",
+        where="model.name",
+        remedy="Start the script, with COTERIE_HOME set to the node's home.",
+    )
 
 
 @registry.models.register("softmax")

@@ -182,6 +182,16 @@ def test_the_last_of_many_values_is_on_disk_as_it_was_when_it_was_put(tmp_path: 
     store.close()
 
 
+def test_what_must_be_on_disk_is_there_or_is_refused(tmp_path: Path, arena: Arena) -> None:
+    (tmp_path / "state").write_text("in the way")
+    store = StateStore(tmp_path / "state", arena, LAYOUT)
+    with pytest.raises(OutputError, match="cannot be written"):
+        store.put_durably("consensus", b"a vote")
+    (tmp_path / "state").unlink()
+    store.put_durably("consensus", b"a vote")
+    assert StateStore(tmp_path / "state", arena, LAYOUT).get("consensus") == b"a vote"
+
+
 def test_hashes_are_those_of_the_bytes(arena: Arena) -> None:
     import hashlib
     import struct

@@ -16,7 +16,8 @@ use a record twice: each names the federation and the last epoch, ``until``, in 
 has left stays locked longer than that.
 
 Evidence about an epoch counts until ``lock_epochs`` later. So long, stake that has left is locked, and a new key
-answers for what the old one signed. What a voter signed before that goes unpunished.
+answers for what the old one signed. What a voter signed before that goes unpunished. A seat may have
+``MOST_OLD_KEYS`` old keys locked; a further new key is passed over until one of them is free.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from coterie.ledger.shared.signatures import Signatures
 from coterie.ledger.shared.voters import MOST_VOTERS, Voter, Voters, Weight
 from coterie.ledger.shared.votes import Epoch
 
+MOST_OLD_KEYS = 2
+"""Of one seat, locked at a time: so nobody can fill the room for locked keys, and keep others from joining."""
 _CONSENT = "voter consent"
 
 
@@ -185,7 +188,7 @@ class _Roll:
             if self._is_new(says.key) and len(self._members) < MOST_VOTERS:
                 self._members[says.key] = Voter(says.key, says.vrf, says.weight)
         elif isinstance(says, NewKey):
-            if says.old in self._members and self._is_new(says.key):
+            if says.old in self._members and self._is_new(says.key) and self._old_keys(says.old) < MOST_OLD_KEYS:
                 weight = self._members.pop(says.old).weight
                 self._members[says.key] = Voter(says.key, says.vrf, weight)
                 self.locked[says.old] = Locked(says.old, 0, says.key, self._until)
@@ -196,6 +199,14 @@ class _Roll:
         """Also that there is room: each voter may come to be locked."""
         room = len(self._members) + len(self.locked) < MOST_LOCKED
         return room and key not in self._members and key not in self.locked
+
+    def _old_keys(self, key: PeerId) -> int:
+        """How many keys this seat has had before, that are locked still."""
+        before = {entry.heir: entry.key for entry in self.locked.values() if entry.heir}
+        count = 0
+        while key in before:
+            count, key = count + 1, before[key]
+        return count
 
     def _leave(self, key: PeerId) -> None:
         if key in self._members and len(self._members) > 1:  # the last one stays: a chain has voters

@@ -18,7 +18,11 @@ class View:
     """The epoch's: number, beacon, voters."""
     height: int
     ancestors: tuple[CheckedBlock, ...]
-    """Blocks it would follow that are not final yet, oldest first. What was final before, ``final`` has told."""
+    """Blocks it would follow that are not final yet, oldest first, as of the call: what is final, ``final`` has told.
+
+    It may tell more while a coroutine that was given this view waits: ancestors up to ``stands`` are then counted twice
+    by who adds both.
+    """
 
     @property
     def epoch(self) -> int:

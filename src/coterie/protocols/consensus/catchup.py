@@ -2,11 +2,14 @@
 
 Final blocks come in batches, from where the asker stands to the end, epoch by epoch; then certificates of the present
 epoch and blocks that they name. A voter asks when a message shows others to be ahead, when a block is lacking, and when
-it is stuck; a peer that does not vote asks every 2 D.
+it is stuck; a peer that does not vote asks every 2 D, and a voter that hears nothing every 128 D: it may have been
+cut off while the others rest.
 
 Threat model. Answers are certified or refused, so a liar can only keep something back: the next one is asked, those
-that say they are ahead three times out of four. One question is under way at a time, and a fruitless one is followed by
-a pause of D / 2, whatever others claim. An answer is one message; who asks more than ``ASKS_A_SECOND`` is refused.
+that say they are ahead three times out of four. Who brings nothing, or is slow, is then neither believed nor often
+asked for a while, twice as long each time: otherwise one liar that never answers could keep a peer that follows from
+ever coming to the end. One question is under way at a time, and one in vain is followed by a pause of D / 2, whatever
+others claim. An answer is one message; who asks more than ``ASKS_A_SECOND`` is refused.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ from coterie.protocols.peer import PeerId
 if TYPE_CHECKING:
     from coterie.protocols.consensus.consensus import Consensus
 
+_REST = 128
+_MOST_DOUBLINGS = 7
 ASKS_A_SECOND = 20.0
 _BURST = 100.0
 
@@ -44,14 +49,17 @@ class CatchUp:
         self._wanted = asyncio.Event()
         self._ahead: dict[PeerId, tuple[int, int]] = {}
         """(epoch, height) that peers claim to be at, where that is ahead of this one."""
+        self._doubted: dict[PeerId, tuple[int, float]] = {}
+        """How often in a row a peer was asked in vain, and until when its claims count for nothing."""
         self._allowed: dict[PeerId, tuple[float, float]] = {}
         self._hinted: dict[PeerId, float] = {}
         self._peer.handle(ConsensusPull, self._on_pull)
         self._peer.handle(ConsensusAhead, self._on_ahead)
 
-    def want(self) -> None:
-        """Ask somebody as soon as may be."""
-        self._wanted.set()
+    def want(self, stood: tuple[int, int] | None = None) -> None:
+        """Ask somebody as soon as may be; where this peer ``stood`` at a place, only if it is there still."""
+        if stood is None or stood == self._consensus.stands:
+            self._wanted.set()
 
     def hint(self, to: PeerId) -> None:
         """Tell one that is behind that this peer is not; at most once in D / 2."""
@@ -63,15 +71,15 @@ class CatchUp:
 
     def claims(self, sender: PeerId, epoch: int, height: int) -> None:
         """A peer has shown, or says, that it is so far."""
-        if (epoch, height) > self._consensus.stands:
+        if (epoch, height) > self._consensus.stands and not self._doubts(sender):
             self._ahead[sender] = epoch, height
 
     async def run(self) -> None:
         """Pull whenever that is wanted, until cancelled."""
-        pause = 2 * self._consensus.delay
         while True:
+            pause = self._consensus.delay * (_REST if self._consensus.machine.votes else 2)
             try:
-                async with asyncio.timeout(None if self._consensus.machine.votes else pause):
+                async with asyncio.timeout(pause):
                     await self._wanted.wait()
             except TimeoutError:
                 pass
@@ -86,22 +94,48 @@ class CatchUp:
         if self._ahead and dice.randrange(4):
             return dice.choice(list(self._ahead))
         others = self._consensus.unheard() or self._consensus.others()
+        if self._is_alone() and (not others or not dice.randrange(4)):
+            others = self._consensus.members() or others
+        if dice.randrange(4):
+            others = [peer for peer in others if not self._doubts(peer)] or others
         return dice.choice(others) if others else None
+
+    def _is_alone(self) -> bool:
+        """Whether the voters that this peer knows of may all be gone since: others must then be asked as well."""
+        machine = self._consensus.machine
+        return not machine.votes or len(machine.silent()) >= len(machine.state.voters) - 1
 
     async def _pull(self, whom: PeerId) -> bool:
         """Whether the answer brought final blocks, so that there may be more where they came from."""
-        machine = self._consensus.machine
-        question = ConsensusPull(
-            machine.state.epoch, machine.final, machine.gap(), tuple(machine.lacking()[:MOST_LACKING])
-        )
+        question, asked = self._question(), self._peer.clock.time()
+        more = useful = False
         try:
-            return self._take(whom, await self._peer.ask(whom, question, 4 * self._consensus.delay))
+            more = self._take(whom, await self._peer.ask(whom, question, 4 * self._consensus.delay))
+            useful = more or question != self._question()
         except PeerUnreachable:
             pass
         except (LedgerError, MessageError) as error:
             self._peer.metrics.dropped(whom, error)
+        self._judge(whom, asked, useful)
+        return more
+
+    def _question(self) -> ConsensusPull:
+        machine = self._consensus.machine
+        lacking = tuple(machine.lacking()[:MOST_LACKING])
+        return ConsensusPull(machine.state.epoch, machine.final, machine.gap(), lacking)
+
+    def _judge(self, whom: PeerId, asked: float, useful: bool) -> None:
+        """Whether to believe a peer that it is ahead: what can be got of it comes within 2 D."""
+        now, delay = self._peer.clock.time(), self._consensus.delay
+        if useful and now - asked <= 2 * delay:
+            self._doubted.pop(whom, None)
+            return
         self._ahead.pop(whom, None)
-        return False
+        times = min(self._doubted.get(whom, (0, 0.0))[0] + 1, _MOST_DOUBLINGS)
+        self._doubted[whom] = times, now + 8 * delay * 2**times
+
+    def _doubts(self, peer: PeerId) -> bool:
+        return self._doubted.get(peer, (0, float("-inf")))[1] > self._peer.clock.time()
 
     def _take(self, whom: PeerId, news: Message) -> bool:
         if not isinstance(news, ConsensusNews):
@@ -124,7 +158,7 @@ class CatchUp:
     def _on_ahead(self, sender: PeerId, hint: ConsensusAhead) -> None:
         self._consensus.require_member(sender)
         self.claims(sender, hint.epoch, hint.height)
-        if sender in self._ahead:
+        if (hint.epoch, hint.height) > self._consensus.stands:
             self.want()
 
     def _on_pull(self, sender: PeerId, pull: ConsensusPull) -> ConsensusNews:
@@ -144,7 +178,7 @@ class CatchUp:
                     blocks.append(full)
             for height in sorted(machine.tallies):
                 if height >= pull.gap:
-                    for certificate in machine.tallies[height].certificates.values():
+                    for certificate in filter(machine.may_tell, machine.tallies[height].certificates.values()):
                         room -= len(certificate.encode())
                         if room >= 0 and len(certificates) < MOST_NEWS:
                             certificates.append(certificate)

@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
 from coterie.errors import LedgerError, MessageError, OutputError
 from coterie.identity import PeerId as Key
+from coterie.identity import short_name
 from coterie.ledger.shared import (
     Accusation,
     Batch,
@@ -111,14 +113,14 @@ class Consensus:
 
     def waits_for(self) -> str:
         """What keeps this peer from going on, and who is silent."""
-        state, silent = self.machine.state, self.machine.silent()
+        state, silent = self.machine.state, self.machine.missing()
         if self.machine.place is None:
             return f"final blocks of epoch {state.epoch} from its voters"
         if self.machine.votes and not self.machine.begun:
             return f"a block to be due at {state.epoch}.{self.machine.height}"
         quiet = sum(state.voters.members[place].weight for place in silent)
         keys = [state.voters.members[place].key for place in silent]
-        names = ", ".join(self._peer_of(key) or key[:12] for key in keys[:_NAMED])
+        names = ", ".join(map(self._called, keys[:_NAMED]))
         more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
         where = f"{state.epoch}.{self.machine.height}"
         heard = f"{state.voters.total - quiet} of {state.voters.total} of the weight"
@@ -134,7 +136,7 @@ class Consensus:
         """Final blocks from another peer; whether they were new. Raises LedgerError for what is no good."""
         epoch = self.machine.state.epoch
         checked = self.ledger.receive(batch)
-        self._finalised(checked)
+        self._guard(partial(self._finalised, checked))  # what goes wrong from here on is not the sender's fault
         if self.ledger.chain.state.epoch > epoch:
             self._next_epoch()
         elif checked:
@@ -171,9 +173,12 @@ class Consensus:
                     self.peer.metrics.dropped(sender, error)
 
     def _perform(self, actions: Sequence[steps.Action]) -> None:
+        self._guard(partial(self._do_all, actions))
+
+    def _guard(self, work: Callable[[], None]) -> None:
         """Do what follows from a step. What goes wrong here is this peer's own trouble: it ends ``run``."""
         try:
-            self._do_all(actions)
+            work()
         except Exception as error:
             self.machine.over = True
             self._fail(error)
@@ -221,7 +226,7 @@ class Consensus:
                 if urgent:
                     self._catch_up.want()
                 elif not self._chores.awaits("pull"):
-                    self._chores.later("pull", self.delay, partial(self._want, self.stands))
+                    self._chores.later("pull", self.delay, partial(self._catch_up.want, self.stands))
             case steps.Stuck(times):
                 if times > 1 and not times & (times - 1):
                     _log.warning("consensus waits for %s", self.waits_for())
@@ -233,7 +238,7 @@ class Consensus:
 
     def _write_log(self) -> None:
         if self.machine.votes and not self._save_log():
-            self.machine.votes = False
+            self.machine.votes, self.machine.unlogged = False, True
 
     def _save_log(self) -> bool:
         """Whether the log is on disk."""
@@ -255,14 +260,10 @@ class Consensus:
             message = ConsensusProposal(what)
         else:
             message = ConsensusCertificate(what)
-        if isinstance(what, Vote | Proposal) and not self.machine.votes:
+        if not self.machine.may_tell(what):
             return  # it is not in the log
         whom = self.others() if to is None else [peer for place in to if (peer := self._peer_at(place)) is not None]
         self.peer.send_all(whom, message)
-
-    def _want(self, stood: tuple[int, int]) -> None:
-        if self.stands == stood:
-            self._catch_up.want()
 
     # The application
 
@@ -278,30 +279,32 @@ class Consensus:
         epoch, height = self.application.stands
         while epoch <= self.ledger.chain.state.epoch:
             while (batch := self.ledger.blocks(epoch, height)) is not None:
-                state = self.ledger.checkpoint(epoch)
                 for full in batch.blocks:
-                    if state is not None:
-                        self.application.final(full.block, full.read_records())
+                    self.application.final(full.block, full.read_records())
                 height = batch.blocks[-1].block.height
             epoch, height = epoch + 1, 0
 
+    def _as_told(self, view: View) -> View:
+        """The view without ancestors that have become final, and been told, since the machine asked."""
+        return replace(view, ancestors=tuple(a for a in view.ancestors if a.block.height > self.machine.final))
+
     async def _ask_due(self, view: View) -> None:
-        await self.application.due(view)
+        await self.application.due(self._as_told(view))
         self.step(steps.Due(view.height))
 
     async def _judge(self, view: View, full: FullSharedBlock) -> None:
         checked = check_block(view.state, full, self.ledger.known)  # has been done, and is remembered
-        if await self.application.accepts(view, checked.block, checked.records):
+        if await self.application.accepts(self._as_told(view), checked.block, checked.records):
             self.step(steps.Judged(view.height, full.block.id))
 
     async def _draft(self, draft: steps.Draft) -> None:
-        payload = Payload() if draft.empty else await self.application.payload(draft.view)
+        payload = Payload() if draft.empty else await self.application.payload(self._as_told(draft.view))
         if payload is None:
             if not draft.needed:
                 return
             payload = Payload()
         if not draft.empty:
-            shown = accusations(self.peer.identity, draft.view, self.evidence, self._now())
+            shown = accusations(self.peer.identity, draft.view, self.evidence, self._now(), payload.records)
             payload = Payload([*payload.records, *shown], payload.closes)
         self.step(steps.Drafted(make_block(self.peer.identity, draft, payload, self._now())))
 
@@ -360,10 +363,11 @@ class Consensus:
         return [peer for peer in self.others() if self._key_of(peer) not in self._heard]
 
     def answered(self, whom: PeerId, epoch: int) -> None:
-        """A peer has shown all it has; after a quorum of them it is known when this peer may vote again.
+        """A peer has shown all it has; after a quorum of *others* it is known when this peer may vote again.
 
-        Whoever voted in epoch e had seen a quorum close e - 1, and any two quorums have an honest voter in common: some
-        answer came from epoch e - 1 or later. So nothing this peer has said is newer than the epoch after this one.
+        Whoever voted in epoch e had seen a quorum close e - 1, and any two quorums have an honest voter in common, who
+        is not this peer: it remembers nothing. So some answer came from epoch e - 1 or later, and nothing that this
+        peer has said is newer than the epoch after this one. That holds while epoch e - 1 has the voters of this one.
         """
         key = self._key_of(whom)
         state = self.machine.state
@@ -371,8 +375,7 @@ class Consensus:
             return
         self._heard[key] = None
         places = [place for key in self._heard if (place := state.voters.index(key)) is not None]
-        own = state.voters.index(self.peer.identity.id)
-        if state.rule.reached(state.voters, places if own is None else [*places, own]):
+        if state.rule.reached(state.voters, places):
             self._start = state.epoch + 2
             _log.warning("the log of this voter was lost: it abstains until epoch %d", self._start)
             if not self._save_log():
@@ -385,8 +388,17 @@ class Consensus:
         found = [self._peer_at(place) for place in range(len(self.machine.state.voters))]
         return [peer for peer in found if peer is not None and peer != self.peer.id]
 
+    def members(self) -> list[PeerId]:
+        """All members that this peer knows of, without itself, voters or not."""
+        return [peer for peer in self.peer.members if peer != self.peer.id and self._key_of(peer) is not None]
+
     def _peer_at(self, place: int) -> PeerId | None:
         return self._peer_of(self.machine.state.voters.members[place].key)
+
+    def _called(self, key: Key) -> str:
+        """As logs have it."""
+        name = self._peer_of(key)
+        return short_name(key) if name in (None, key) else str(name)
 
     def _pulls_ended(self, pulls: asyncio.Future[None]) -> None:
         if not pulls.cancelled() and (error := pulls.exception()) is not None:

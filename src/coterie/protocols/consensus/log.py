@@ -93,7 +93,7 @@ def restore(machine: Simplex, log: Log) -> None:
     """Give a machine that has not started what the log holds of its epoch."""
     if log.epoch != machine.state.epoch:
         return
-    machine.height = max(machine.height, log.final + 1)
+    machine.height, machine.unremembered = max(machine.height, log.final + 1), log.final
     for entry in log.entries:
         if entry.height <= machine.final:
             continue

@@ -39,6 +39,7 @@ from coterie.ledger.shared import (
     Vote,
     check_block,
 )
+from coterie.ledger.shared.chain import check_proposer
 from coterie.ledger.shared.votes import NO_BLOCK
 from coterie.protocols.consensus import repeats, steps
 from coterie.protocols.consensus.tally import Tally
@@ -84,8 +85,10 @@ class Simplex(Voting):
             case steps.Drafted(full):
                 self._on_drafted(full)
             case steps.Judged(height, block):
-                if height == self.height:
-                    self._vote("block", self.at(height), block)
+                tally = self.at(self.height)
+                shown = tally.proposal is not None and tally.proposal.full.block.id == block
+                if height == self.height and shown:  # not what an application says of an epoch that is over
+                    self._vote("block", tally, block)
             case steps.Fired():
                 self._fired(event)
             case steps.Adopted(height, head, certificate):
@@ -126,8 +129,10 @@ class Simplex(Voting):
         tally = self.tallies.get(block.height)
         if block.height <= self.final or (tally is not None and tally.knows(block, self.state)):
             return
-        check_block(self.state, proposal.full, self.known)
+        check_proposer(self.state, block)
+        # first what only a quorum can make: a block's records take long to check, and everybody leads somewhere ahead
         new = [c for c in (proposal.notarised, *proposal.dummies) if c is not None and self._is_new(c)]
+        self._check_first(proposal.full)
         for certificate in new:
             self._hold(certificate)
         if self.over or block.height <= self.final:
@@ -148,6 +153,15 @@ class Simplex(Voting):
             self._begin()
         self._consider()
         self._finalise()
+
+    def _check_first(self, full: FullSharedBlock) -> None:
+        """Look into a leader's block. Who has shown two that are no good at a height is not listened to there."""
+        try:
+            check_block(self.state, full, self.known)
+        except LedgerError:
+            if self.final < full.block.height <= self.height + AHEAD:
+                self.at(full.block.height).spoilt += 1
+            raise
 
     def _compare(self, tally: Tally, first: SharedBlock, second: SharedBlock) -> None:
         """Rule 11: two different blocks of one leader at one height."""
@@ -298,7 +312,11 @@ class Simplex(Voting):
             self._consider()
 
     def _signed_unknowingly(self, certificate: Certificate, tally: Tally) -> bool:
-        if not self.votes or all(place != self.place for place, _ in certificate.votes):
+        if (
+            not self.votes
+            or certificate.height <= self.unremembered
+            or all(place != self.place for place, _ in certificate.votes)
+        ):
             return False
         mine = tally.mine.get(certificate.kind)
         return mine is None or mine.hash != certificate.hash

@@ -37,6 +37,10 @@ class Standing:
         """Of the last final block; None while that is the anchor."""
         self.over = False
         """The block that closes the epoch is final."""
+        self.unlogged = False
+        """The log could not be written: what this peer signed last must not leave."""
+        self.unremembered = 0
+        """Up to this height the log does not say what this peer has signed."""
         self.tallies: dict[int, Tally] = {}
         self.shown: dict[int, int] = {}
         """The height that each voter has shown itself to be at, by its place."""
@@ -62,9 +66,15 @@ class Standing:
         return [name for name in wanted if name not in here]
 
     def gap(self) -> int:
-        """The lowest height after the last final block of which no certificate is here."""
-        height = self.final + 1
-        while height in self.tallies and self.tallies[height].certificates:
+        """The lowest height after the last final block of which a certificate is lacking.
+
+        That is one of which there is none here, or no dummy certificate where the leader's proposal needs that.
+        """
+        height, tally = self.final + 1, self.tallies.get(self.height)
+        needed = self.height if tally is None or tally.proposal is None else tally.proposal.full.block.parent_height + 1
+        while height in self.tallies and (held := self.tallies[height].certificates):
+            if needed <= height < self.height and "dummy" not in held:
+                break
             height += 1
         return height
 
@@ -72,6 +82,16 @@ class Standing:
         """Places of the voters that have not been heard at this height."""
         others = (place for place in range(len(self.state.voters)) if place != self.place)
         return [place for place in others if self.shown.get(place, 0) < self.height]
+
+    def missing(self) -> list[int]:
+        """Places of the voters that a stuck peer waits for: those that have not agreed to give up this height.
+
+        Who was heard here before the timer fired may be gone since.
+        """
+        told = self.tallies[self.height].votes["dummy"] if self.fired and self.height in self.tallies else None
+        if told is None:
+            return self.silent()
+        return [place for place in range(len(self.state.voters)) if place != self.place and place not in told]
 
     def parent(self) -> tuple[int, bytes] | None:
         """(height, id) of the highest block that may be followed here; None where a certificate is lacking."""

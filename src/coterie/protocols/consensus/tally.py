@@ -22,6 +22,7 @@ from coterie.ledger.shared import (
 )
 
 Thing = tuple[VoteKind, bytes]
+_MOST_SPOILT = 2
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Tally:
     """By id: the leader's first proposal, and what was asked for because it is certified."""
     proposal: Proposal | None = None
     """The leader's first."""
+    spoilt: int = 0
+    """Blocks of the leader that were no good."""
     considered: bool = False
     """The proposal has been put to the application, or refused."""
     drafted: bool = False
@@ -70,7 +73,7 @@ class Tally:
     def knows(self, block: SharedBlock, state: Checkpoint) -> bool:
         """Whether a proposal of this block tells nothing new: it has come, or its leader is known for a liar."""
         if self.proposal is None:
-            return False
+            return self.spoilt >= _MOST_SPOILT
         return self.proposal.full.block.id == block.id or state.voters.index(block.proposer) in self.accused
 
     def certify(

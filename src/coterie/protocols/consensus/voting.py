@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coterie.errors import LedgerError
 from coterie.identity import Identity
-from coterie.ledger.shared import Certificate, Checkpoint, Signatures, Vote, VoteKind
+from coterie.ledger.shared import Certificate, Checkpoint, Proposal, Signatures, Vote, VoteKind
 from coterie.protocols.consensus import steps
 from coterie.protocols.consensus.standing import Standing
 from coterie.protocols.consensus.tally import Tally
@@ -22,6 +22,12 @@ class Voting(Standing):
     def _hold(self, certificate: Certificate) -> None:
         """Take in a checked certificate."""
         raise NotImplementedError
+
+    def may_tell(self, what: Vote | Proposal | Certificate) -> bool:
+        """Whether no vote of this peer leaves with it that is not in the log (rule 10)."""
+        if not isinstance(what, Certificate):
+            return self.votes
+        return not self.unlogged or what.height <= self.final or all(place != self.place for place, _ in what.votes)
 
     def _may(self, kind: VoteKind, tally: Tally, block: bytes) -> bool:
         """What this peer may sign: rules 6, 8 and 10."""

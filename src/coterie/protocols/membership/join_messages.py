@@ -64,6 +64,8 @@ class Briefing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The founder's, of the spec."""
     contacts: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=MOST_CHARACTERS)], ...], _CONTACTS] = ()
     """Where the answering peer can be dialled as a member."""
+    chain: tuple[Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)], Hash] | None = None
+    """Epoch and id of the shared chain's checkpoint that the newcomer is to begin with; None where there is none."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

@@ -48,6 +48,7 @@ class Commands:
         node = self._node
         connected = set(node.transport.connected)
         membership, spec = node.charter.membership, node.part.spec
+        by_rounds = spec is not None and not spec.is_for_scripts
         return {
             "state": node.part.state,
             "why": node.part.why,
@@ -57,11 +58,12 @@ class Commands:
             "federation_name": node.charter.genesis.federation,
             "founder": membership.founder,
             "round": node.part.standing().round,
-            "rounds": spec.federation.rounds if spec is not None else None,
-            "wanted": spec.federation.peers if spec is not None else None,
+            "chain": node.part.chain.status if node.part.chain is not None else None,
+            "rounds": spec.federation.rounds if spec is not None and by_rounds else None,
+            "wanted": spec.federation.peers if spec is not None and by_rounds else None,
             "port": node.transport.port,
-            "dht_port": node.contacts.dht_port,
             "join_port": node.join_port.port if node.join_port is not None else None,
+            "dht_port": node.contacts.dht_port,
             "metrics_port": node.metrics_port.port if node.metrics_port is not None else None,
             "bytes_sent": node.transport.bytes_sent,
             "bytes_received": node.transport.bytes_received,

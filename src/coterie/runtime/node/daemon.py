@@ -2,7 +2,7 @@
 
 It opens its home, meets the other members over TLS, keeps membership records and addresses like theirs, lets newcomers
 join where it may admit them, and takes part in the protocol. It goes on answering when that is over: others may still
-need what it has published.
+need what it has published. In a process of its own it is ``run_node``'s; a training script has one in its own process.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import logging
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
-from coterie.errors import CoterieError, LedgerError
+from coterie.errors import CoterieError, LedgerError, MessageError
 from coterie.identity import PeerId, TransportKey, short_name
 from coterie.ledger import PeerLedger
 from coterie.network import Frame
@@ -32,18 +33,79 @@ from coterie.runtime.node.commands import Commands
 from coterie.runtime.node.contacts import Contacts
 from coterie.runtime.node.control import ControlServer
 from coterie.runtime.node.home import Home
-from coterie.runtime.node.messages import ReachAsk
+from coterie.runtime.node.messages import ReachAsk, Standing
+from coterie.runtime.node.metrics import NodeMetrics
 from coterie.runtime.node.metrics_port import MetricsPort
 from coterie.runtime.node.newcomer import new_peer
 from coterie.runtime.node.part import Part
+from coterie.runtime.node.shared import NodeChain
 from coterie.runtime.node.store import FileStore
 from coterie.runtime.work.memory import Arena, SharedMemory
+from coterie.spec import Spec
 
 _RENEW_BEFORE = datetime.timedelta(days=30)
 _RENEW_LOOK = 6 * 3600.0
 _HEARD = 5.0
 """Seconds for the news of a certificate to reach those connected; others fetch it when they meet this node's peers."""
+_MOST_ELEMENTS = 1 << 31
 _log = logging.getLogger("coterie.node")
+
+
+class TakesPart(Protocol):
+    """What a node does in its federation beside keeping records and answering. ``Part`` is one."""
+
+    @property
+    def spec(self) -> Spec | None:
+        """None while it is not known."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """For the status: see ``Standing``."""
+        ...
+
+    @property
+    def why(self) -> str:
+        """What is waited for, or what has failed; empty otherwise."""
+        ...
+
+    @property
+    def chain(self) -> NodeChain | None:
+        """The federation's shared chain, where the protocol may have one."""
+        ...
+
+    @property
+    def metrics(self) -> NodeMetrics | None:
+        """What it has measured; None before it has begun, and where a script measures."""
+        ...
+
+    @property
+    def jobs(self) -> Mapping[str, tuple[int, float]]:
+        """By kind of job: how many there were here, and seconds in all."""
+        ...
+
+    def fail(self, why: str) -> None:
+        """A part of the node has ended, and why."""
+        ...
+
+    def standing(self) -> Standing:
+        """What others are told."""
+        ...
+
+    async def run(self) -> None: ...
+
+    def members_changed(self) -> None:
+        """Somebody came or went."""
+        ...
+
+    def close(self) -> None:
+        """After ``run``: give back what is held."""
+        ...
+
+
+PartMaker: TypeAlias = Callable[
+    [Home, Charter, Peer, Chains, GrpcTransport, Callable[[Sequence[PeerId]], Awaitable[list[PeerId]]]], TakesPart
+]
 
 
 class Node:
@@ -56,11 +118,18 @@ class Node:
     metrics_port: MetricsPort | None
     host: Host
     join_port: JoinPort | None
-    part: Part
+    part: TakesPart
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, takes_part: PartMaker = Part) -> None:
         self.home, self.table, self.identity = home, home.table, home.identity
+        self._takes_part = takes_part
         self._stop = asyncio.Event()
+        self.ready = asyncio.Event()
+        """It meets others, and answers its owner."""
+        self.lines: dict[bytes, Peer] = {}
+        """Conversations beside the node's own, by the line of their codec."""
+        self.layouts: dict[str, int] = {}
+        """Of snapshots that are let in: float32 elements at most, by the layout's hash."""
         self._version = 0
         self.dropped = Counter[PeerId]()
         """Frames that the transport refused, by sender."""
@@ -82,9 +151,11 @@ class Node:
 
     async def _serve(self, closing: contextlib.ExitStack) -> None:
         identity, transport_key = self.identity, self.home.transport
+        if layout := self.charter.genesis.layout:
+            self.layouts[layout.hex()] = _MOST_ELEMENTS
         self.transport_key = transport_key
         self.metrics_port = MetricsPort(self, self.table.metrics) if self.table.metrics is not None else None
-        limits = Limits(snapshot_elements=self._layouts())
+        limits = Limits(snapshot_elements=self.layouts)
         self.transport = GrpcTransport(
             identity,
             transport_key,
@@ -100,7 +171,7 @@ class Node:
         self.peer = new_peer(identity.id, self.transport, ledger)
         self.peer.identity = identity
         ledger.chains = chains = Chains(self.peer, self.charter.store, own, self.charter.ever_members)
-        self.part = Part(
+        self.part = self._takes_part(
             self.home, self.charter, self.peer, chains, self.transport, lambda peers: self.contacts.at_door(peers)
         )
         closing.callback(self.part.close)
@@ -118,9 +189,6 @@ class Node:
             await self.metrics_port.start()
         control = ControlServer(self.home.socket, Commands(self).all)
         await control.start()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
         name = short_name(identity.id)
         _log.info("%s (%s) listens at port %s", name, identity.id, self.transport.port or "none: it dials out only")
         if self.join_port is not None:
@@ -141,6 +209,7 @@ class Node:
             tasks.append(asyncio.create_task(self.metrics_port.watch(), name="metrics"))
         for task in tasks:
             task.add_done_callback(self._on_end)
+        self.ready.set()
         try:
             await self._stop.wait()
         finally:
@@ -163,14 +232,21 @@ class Node:
         error = task.exception()
         if error is None:
             return
-        self.part.state, self.part.why = "failed", f"{task.get_name()}: {error}"
+        self.part.fail(f"{task.get_name()}: {error}")
         if isinstance(error, CoterieError):
             _log.error("%s failed: %s", task.get_name(), error)
         else:
             _log.error("%s failed", task.get_name(), exc_info=error)
 
     def _receive(self, sender: PeerId, frame: Frame) -> None:
-        self.peer.receive(sender, frame)
+        try:
+            line = self.peer.codec.line_of(frame.header)
+        except MessageError as error:
+            self.peer.metrics.dropped(sender, error)
+            return
+        peer = self.lines.get(line) if line else self.peer
+        if peer is not None:  # others may talk of what does not go on here
+            peer.receive(sender, frame)
 
     def _on_dropped(self, sender: PeerId, reason: str) -> None:
         self.dropped[sender] += 1
@@ -178,11 +254,8 @@ class Node:
 
     def _brief(self) -> Briefing:
         text, signature = self.home.spec_text or ("", b"")
-        return Briefing(text, signature, tuple(self.contacts.endpoints()))
-
-    def _layouts(self) -> dict[str, int]:
-        layout = self.charter.genesis.layout
-        return {layout.hex(): 1 << 31} if layout else {}
+        pin = self.part.chain.pin if self.part.chain is not None else None
+        return Briefing(text, signature, tuple(self.contacts.endpoints()), pin)
 
     def _on_membership(self) -> None:
         """Somebody came, went, or has a new certificate."""
@@ -246,7 +319,7 @@ class _Ledger:
 def run_node(path: Path, metrics: str | None = None) -> None:
     """Run the node of a home until it is stopped, on uvloop where there is one.
 
-    ``metrics``: goes before the setting of this name.
+    ``metrics``: the setting of this name, instead of that in ``node.toml``.
     """
     home = Home(path)
     try:
@@ -255,10 +328,13 @@ def run_node(path: Path, metrics: str | None = None) -> None:
         asyncio.run(_run(home, metrics))
     else:
         uvloop.run(_run(home, metrics))
+    gc.collect()  # gRPC's own thread ends with its last connection; beside an ending interpreter it may crash
 
 
 async def _run(home: Home, metrics: str | None) -> None:
-    node = Node(home)
+    node, loop = Node(home), asyncio.get_running_loop()
     if metrics is not None:
         node.table = node.table.model_copy(update={"metrics": metrics})
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.stop)
     await node.run()

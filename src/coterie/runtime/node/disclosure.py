@@ -11,9 +11,10 @@ from coterie.errors import NodeError
 from coterie.identity import PeerId
 from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.control import call
-from coterie.runtime.node.home import Home
+from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.progress import size
 from coterie.runtime.work.runner import build_module
+from coterie.spec import Spec
 from coterie.training.vector import VectorModule
 
 
@@ -22,6 +23,9 @@ def disclosure(path: Path) -> Iterator[str]:
     home = Home(path)
     table, spec = home.table, home.spec
     others = [name for peer, name in _members(home).items() if peer != home.identity.id]
+    if spec.is_for_scripts:
+        yield from _of_scripts(spec, table, others)
+        return
     source = spec if table.dataset is None else spec.with_values({"data.dataset": table.dataset})
     dataset = data.load(source.dataset, None)
     layout = VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
@@ -40,6 +44,17 @@ def disclosure(path: Path) -> Iterator[str]:
         "not hidden   a model tells things about the data it was trained on. This protocol adds no noise and no "
         "encryption against the members themselves"
     )
+
+
+def _of_scripts(spec: Spec, table: NodeTable, others: list[str]) -> Iterator[str]:
+    yield f"federation   {spec.federation.name} ({table.federation[:16]}), protocol swarm"
+    yield "data         the training script's own: the node never reads them, and they are never sent"
+    yield "sent         by the script's callback, every syncFrequency batches: all weights of the model, in the clear,"
+    yield "             to the merge's leader, who changes; any member may lead"
+    yield "             and to all: batches and epochs trained, nodeWeightage, loss and metric on adsValData if given"
+    yield f"to           {', '.join(others) or 'nobody yet'}; and to whoever is admitted later"
+    yield "signed       a record of each check-in: the model's hash and these figures, kept by all members"
+    yield "not hidden   weights tell things about the data they were trained on. No noise is added"
 
 
 def _members(home: Home) -> dict[PeerId, str]:

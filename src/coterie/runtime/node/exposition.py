@@ -88,8 +88,7 @@ class Exposition(Collector):
 
     def _refused(self) -> Iterator[Metric]:
         node = self._node
-        found = Counter[str](getattr(node.peer.metrics, "reasons", {}))
-        found.update(node.reasons)
+        found = node.reasons + Counter[str](getattr(node.peer.metrics, "reasons", {}))
         reasons = Total("coterie_refused", "Frames and vectors refused, by reason.", labels=("reason",))
         for reason, count in found.most_common(_REASONS):
             reasons.add_metric((reason,), count)

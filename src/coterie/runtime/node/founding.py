@@ -10,7 +10,7 @@ from pathlib import Path
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
 from coterie import spec as specs
-from coterie.errors import MembershipError, PeerUnreachable
+from coterie.errors import MembershipError, PeerUnreachable, SpecError
 from coterie.identity import Identity, PeerId, verify
 from coterie.layout import Layout
 from coterie.ledger import Record
@@ -29,6 +29,7 @@ from coterie.protocols.membership import (
     join,
     recover,
 )
+from coterie.runtime.node.chain_start import save_pin
 from coterie.runtime.node.charter import Charter, begin_ledger, now_ms
 from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.node.messages import signed_spec
@@ -37,6 +38,7 @@ from coterie.runtime.work.runner import build_module
 from coterie.spec import Spec
 from coterie.training.vector import VectorModule
 
+_SCRIPT = {"dataset": "script", "partition": "iid"}
 _JOIN_SECONDS = 30.0
 _HOUR_MS = 3_600_000
 
@@ -44,14 +46,15 @@ _HOUR_MS = 3_600_000
 def found_federation(
     path: Path,
     spec: Spec,
-    layout: Layout,
+    layout: Layout | None,
     table: NodeTable,
     *,
     name: str,
     policy: Policy,
     identity: Identity | None = None,
 ) -> Home:
-    """Make the home of a new federation's founder. ``layout``: of the spec's model, which all members must have.
+    """Make the home of a new federation's founder. ``layout``: of the spec's model, which all members must have; None
+    where training scripts bring the models.
 
     Raises NodeError, MembershipError, LedgerError.
     """
@@ -65,7 +68,7 @@ def found_federation(
         certificate=home.transport.certificate,
         time=now_ms(),
         policy=policy,
-        layout=bytes.fromhex(layout.hash),
+        layout=b"" if layout is None else bytes.fromhex(layout.hash),
     )
     begin_ledger(path, genesis)
     text = spec_text(spec.resolved())
@@ -74,15 +77,39 @@ def found_federation(
     return home
 
 
+def spec_to_found(path: Path | None, swarm: str | None) -> Spec:
+    """The spec in a file, or that of a swarm of training scripts with this name. Raises SpecError."""
+    if (path is None) == (swarm is None):
+        raise SpecError(
+            "give a spec, or --swarm NAME" if path is None else "a spec and --swarm NAME are given",
+            where="command line",
+            remedy="A spec is for a federation that trains by itself, --swarm for one whose scripts do.",
+        )
+    if path is not None:
+        spec = specs.load(path, ())
+    else:
+        tables = {"federation": {"name": swarm, "protocol": "swarm"}, "data": _SCRIPT, "model": {"name": "script"}}
+        spec = specs.check(tables, Path.cwd())
+    named = {spec.model.name == "script", spec.is_for_scripts}
+    if len(named) > 1 or (spec.is_for_scripts and spec.federation.protocol != "swarm"):
+        raise SpecError(
+            "model, data and protocol do not go together",
+            where=str(path),
+            remedy='Scripts bring both model and data, by protocol "swarm": or let neither be "script".',
+        )
+    return spec
+
+
 def found_with_data(
-    path: Path, spec_path: Path, table: NodeTable, *, name: str, policy: Policy, identity: Identity | None = None
+    path: Path, spec: Spec, table: NodeTable, *, name: str, policy: Policy, identity: Identity | None = None
 ) -> Home:
-    """``found_federation`` for a spec file; the data here say what the model's layout is. Also raises DataError."""
-    spec = specs.load(spec_path, ())
+    """``found_federation`` for any spec; the data here say what the model's layout is. Also raises DataError."""
     base = str(Path(spec.base).resolve())
     source = spec if table.dataset is None else spec.with_values({"data.dataset": table.dataset})
-    dataset = data.load(source.dataset, None)
-    layout = VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
+    layout = None
+    if not source.is_for_scripts:
+        dataset = data.load(source.dataset, None)
+        layout = VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
     table = table.model_copy(update={"base": base})
     return found_federation(path, spec, layout, table, name=name, policy=policy, identity=identity)
 
@@ -157,6 +184,8 @@ async def _enter(
     contacts = table.contacts or [text for text in briefing.contacts if is_address(text)]
     if verify(joined.genesis.author, "spec", signed_spec(joined.genesis.id, briefing.spec), briefing.signature):
         home.save_spec(briefing.spec, briefing.signature)
+    if briefing.chain is not None:
+        save_pin(path, briefing.chain)
     home.save(table.model_copy(update={"federation": joined.genesis.id.hex(), "contacts": contacts}))
     return home, joined
 
@@ -202,7 +231,7 @@ def _asker(invitation: Invitation) -> Callable[[bytes], Awaitable[bytes]]:
 
 
 def found_run(
-    folders: Sequence[Path], spec: Spec, layout: Layout, names: Sequence[str], parts: Sequence[int]
+    folders: Sequence[Path], spec: Spec, layout: Layout | None, names: Sequence[str], parts: Sequence[int]
 ) -> list[Home]:
     """Homes of all nodes of one run on this machine, the first the founder, all of them members."""
     table = NodeTable(listen="127.0.0.1:0", private_networks=True, base=str(Path(spec.base).resolve()))

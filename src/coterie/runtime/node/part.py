@@ -18,28 +18,34 @@ from coterie import data
 from coterie.adversary import attackers as attackers_of
 from coterie.errors import NodeError
 from coterie.files import write_file
-from coterie.identity import PeerId, short_name, verify
+from coterie.identity import PeerId
 from coterie.network.grpc.transport import GrpcTransport
 from coterie.protocols import Peer, Topology
+from coterie.protocols.consensus import ChainTerms, PeerChain
 from coterie.runtime.node.chains import Chains
 from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.life import Life
-from coterie.runtime.node.messages import SpecAsk, SpecText, Standing, StandingAsk, signed_spec
+from coterie.runtime.node.messages import Standing, StandingAsk
 from coterie.runtime.node.metrics import NodeMetrics
+from coterie.runtime.node.shared import NodeChain
 from coterie.runtime.node.site import Site, part_of
+from coterie.runtime.node.spec_source import SpecSource
+from coterie.runtime.node.waits import Waits
 from coterie.runtime.results import Result, RunDirectory
 from coterie.runtime.work.placement import place
 from coterie.spec import Spec
 
 _LOOK = 1.0
 """Seconds between two looks at whether the others are ready."""
-_SAY = 30.0
-"""Seconds between two lines in the log about what is waited for."""
 _ANSWER = 5.0
 _AT_WORK = ("ready", "training", "done")
 _NOT_PROTOCOLS = "invitations"
 """What else lies in a home's state."""
+_FOR_SCRIPTS = (
+    "model and data are in each site's own training script: this node lets newcomers in and answers members, no more. "
+    "Stop it, and start the script with COTERIE_HOME set to this home"
+)
 _log = logging.getLogger("coterie.node")
 
 
@@ -60,22 +66,27 @@ class Part:
         Raises SpecError, PluginError or NodeError where there is a spec that cannot be used.
         """
         self._home, self._charter, self._peer = home, charter, peer
-        self._chains, self._transport, self._at_door = chains, transport, at_door
-        self.state, self.why = "waiting", ""
-        self.spec: Spec | None = self._checked_spec() if home.spec_text is not None else None
+        self._chains, self._transport = chains, transport
+        self.state = "waiting"
+        self._waits = Waits(charter, at_door)
+        self._source = SpecSource(home, charter, peer, self._waits)
         self._site: Site | None = None
         self._life: Life | None = None
-        self._said = ("", 0.0)
+        self.chain = NodeChain(home.path, charter, peer, self._waits.say)
+        peer.open_chain = self._open_chain
         peer.handle(StandingAsk, lambda sender, question: self.standing())
-        peer.handle(SpecAsk, self._on_spec_ask)
 
     async def run(self) -> None:
         """Wait for the others, then live the protocol to its end."""
-        spec = self.spec = self.spec or await self._spec_of_others()
+        spec = await self._source.get()
+        if spec.is_for_scripts:
+            self.state, self._waits.why = "idle", _FOR_SCRIPTS
+            _log.warning("%s", _FOR_SCRIPTS)
+            return
         ids = await self._complete(spec.federation.peers)
         if self._peer.id not in ids:
             _log.info("the federation is complete without this peer; it keeps records and answers")
-            self.state, self.why = "spare", ""
+            self.state, self._waits.why = "spare", ""
             return
         number = ids.index(self._peer.id)
         await self._chains.recover(self._others())
@@ -87,7 +98,7 @@ class Part:
         finished = (self._home.path / "result.json").exists()  # a restart after the end must not change the outcome
         life = Life(spec, site, self._roster(len(ids)), number, topology, attackers, directory.metrics)
         life.enter(self._peer, returned=returned or late)
-        self._life, self.state, self.why = life, "training", ""
+        self._life, self.state, self._waits.why = life, "training", ""
         _log.info("begins%s", ", where it had stopped" if returned else ", late" if late else "")
         began = time.monotonic()
         await life.run()
@@ -95,6 +106,20 @@ class Part:
             await self._write_result(spec, site, directory, time.monotonic() - began)
         self.state = "done"
         _log.info("done: accuracy on the test set %.3f", directory.result.accuracy["mean"])
+
+    @property
+    def spec(self) -> Spec | None:
+        """None while it is not known."""
+        return self._source.spec
+
+    @property
+    def why(self) -> str:
+        """What is waited for, or what has failed."""
+        return self._waits.why
+
+    def fail(self, why: str) -> None:
+        """A part of the node has ended."""
+        self.state, self._waits.why = "failed", why
 
     def standing(self) -> Standing:
         """What others are told."""
@@ -117,39 +142,14 @@ class Part:
             self._life.take_in(self._roster(len(self._life.ids)))
 
     def close(self) -> None:
+        self.chain.close()
         if self._site is not None:
             self._site.close()
 
-    # The spec
-
-    def _checked_spec(self) -> Spec:
-        spec = self._home.spec
-        if bytes.fromhex(spec.hash) != self._charter.genesis.spec:
-            raise NodeError(
-                "the spec is not the one that the federation was founded with",
-                where=str(self._home.path / "spec.toml"),
-                remedy="Bring back the spec, and the files that it names, as they were.",
-            )
-        return spec
-
-    async def _spec_of_others(self) -> Spec:
-        """Ask members for the spec until one has it, with the founder's signature."""
-        federation, founder = self._charter.store.genesis, self._charter.founder
-        while True:
-            answers = await self._peer.ask_all(self._others(), SpecAsk(), _ANSWER)
-            if not any(answers):
-                await self._say("waits for the spec: no member that has it has answered yet", self._others())
-            for answer in answers:
-                if isinstance(answer, SpecText):
-                    if verify(founder, "spec", signed_spec(federation, answer.toml), answer.signature):
-                        self._home.save_spec(answer.toml, answer.signature)
-                        return self._checked_spec()
-                    _log.warning("a member sent a spec that the founder has not signed")
-            await asyncio.sleep(_LOOK)
-
-    def _on_spec_ask(self, sender: PeerId, question: SpecAsk) -> SpecText | None:
-        found = self._home.spec_text
-        return None if found is None else SpecText(*found)
+    async def _open_chain(self, terms: ChainTerms) -> PeerChain:
+        chain = await self.chain.open(terms)
+        self._waits.why = ""
+        return chain
 
     # The others
 
@@ -166,7 +166,7 @@ class Part:
             here = sum(peer in members for peer in ids)
             if self._peer.id in members and (here == wanted or (len(ids) == wanted and await self._goes_on(ids))):
                 return ids
-            await self._say(f"waits for members: {here} of {wanted} are there")
+            await self._waits.say(f"waits for members: {here} of {wanted} are there")
             await asyncio.sleep(_LOOK)
 
     async def _goes_on(self, ids: Sequence[PeerId]) -> bool:
@@ -184,7 +184,7 @@ class Part:
                 return True
             if sum(one.state in _AT_WORK for one in standings) == len(others):
                 return False
-            await self._say(f"waits for {self._not_ready(others, answers)}", () if standings else others)
+            await self._waits.say(f"waits for {self._not_ready(others, answers)}", () if standings else others)
             await asyncio.sleep(_LOOK if len(standings) < len(others) else 0.05)
 
     def _present(self, ids: Sequence[PeerId]) -> list[PeerId]:
@@ -194,29 +194,8 @@ class Part:
 
     def _not_ready(self, others: Sequence[PeerId], answers: Sequence[Any]) -> str:
         states = [answer.state if isinstance(answer, Standing) else "no answer" for answer in answers]
-        named = [f"{self._called(p)}: {s}" for p, s in zip(others, states, strict=True) if s not in _AT_WORK]
+        named = [f"{self._waits.called(p)}: {s}" for p, s in zip(others, states, strict=True) if s not in _AT_WORK]
         return ", ".join(named) or "the others"
-
-    def _called(self, peer: PeerId) -> str:
-        """As it calls itself, and the short name that logs have."""
-        member = self._charter.membership.members.get(peer)
-        return f"{member.name} ({short_name(peer)})" if member is not None else short_name(peer)
-
-    async def _say(self, what: str, silent: Sequence[PeerId] = ()) -> None:
-        """Log what is waited for: when it changes, and now and then. ``silent``: members, none of whom has answered."""
-        said, at = self._said
-        if what == said and time.monotonic() - at < _SAY:
-            return
-        self._said = what, time.monotonic()
-        refusing = await self._at_door(silent)
-        if refusing:
-            names = ", ".join(map(self._called, refusing))
-            what += (
-                f". {names} can be dialled, but will not talk to this peer: it may have been expelled or replaced, "
-                "or its certificate may have ended. Ask them"
-            )
-        self.why = what
-        _log.info("%s", what)
 
     # This site
 

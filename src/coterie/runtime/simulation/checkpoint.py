@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from coterie.errors import DataError, OutputError
+from coterie.errors import DataError, LedgerError, OutputError
 from coterie.protocols import Mixed, Model, PeerMemory
 from coterie.protocols.patience import Patience
 from coterie.runtime.results import RunDirectory
+from coterie.runtime.simulation.chains import SimulatedChains
 from coterie.runtime.simulation.federation import Federation, Member
 from coterie.runtime.work.memory import Arena
 from coterie.runtime.work.packing import Packer, Unpacker
@@ -48,6 +49,8 @@ class _SavedMember(msgspec.Struct):
     trust: dict[str, float] | None
     starts: int
     finished: bool
+    chain: list[bytes] = []
+    """The shared chain: its charter, and batches of final blocks; empty where there is none."""
 
 
 class Saved(msgspec.Struct):
@@ -70,7 +73,7 @@ class Saved(msgspec.Struct):
 def save(directory: RunDirectory, federation: Federation, arena: Arena, seconds: float) -> None:
     """Write a checkpoint in place of the one before. Raises OutputError, and PluginError for what cannot be written."""
     packer = Packer(arena, "run.checkpoint_every", "; or set run.checkpoint_every = 0")
-    members = [_save_member(member, packer) for member in federation.members]
+    members = [_save_member(member, packer, federation.chains) for member in federation.members]
     folder = directory.path / "checkpoint"
     files = _write_vectors(folder, f"{federation.segment:06d}", packer.tensors)
     saved = Saved(
@@ -127,7 +130,8 @@ def restore(directory: RunDirectory, saved: Saved, federation: Federation, arena
     try:
         for member, kept in zip(federation.members, saved.members, strict=True):
             _restore_member(member, kept, unpacker)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            member.chain = federation.chains.restore(kept.chain) if kept.chain else None
+    except (LedgerError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise _damaged(directory.path / _STATE, error) from None
 
 
@@ -135,7 +139,7 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"the checkpoint is damaged: {error}", where=str(path), remedy="Run the spec again.")
 
 
-def _save_member(member: Member, packer: Packer) -> _SavedMember:
+def _save_member(member: Member, packer: Packer, chains: SimulatedChains) -> _SavedMember:
     state, memory = member.learner.state, member.memory
     return _SavedMember(
         store=packer.pack(member.store.values, f"the store of {member.id}"),
@@ -156,6 +160,7 @@ def _save_member(member: Member, packer: Packer) -> _SavedMember:
         trust=dict(member.mixed.trust) if member.mixed and member.mixed.trust is not None else None,
         starts=member.starts,
         finished=member.finished,
+        chain=[] if member.chain is None else chains.save(member.chain),
     )
 
 

@@ -22,10 +22,13 @@ from coterie.adversary import Attacker, falsifies
 from coterie.errors import Deadlock, PluginError
 from coterie.identity import Identity
 from coterie.ledger import NullLedger
+from coterie.ledger.shared import SharedMemory
 from coterie.network import Codec
 from coterie.protocols import Mixed, Neighbourhood, Peer, PeerId, PeerMemory, Topology
+from coterie.protocols.consensus import ChainTerms, PeerChain
 from coterie.registry import guarded
 from coterie.runtime.results import PeerMetrics
+from coterie.runtime.simulation.chains import SimulatedChains
 from coterie.runtime.simulation.clock import VirtualLoop
 from coterie.runtime.simulation.jobs import Jobs
 from coterie.runtime.simulation.observer import Observer, Report
@@ -67,6 +70,8 @@ class Member:
     neighbours: Sequence[PeerId]
     identity: Identity
     memory: PeerMemory = field(default_factory=PeerMemory)
+    chain: SharedMemory | None = None
+    """Its copy of the shared chain, once its protocol has asked for it."""
     mixed: Mixed | None = None
     starts: int = 0
     crashed: bool = False
@@ -112,6 +117,7 @@ class Federation:
         attack = spec.choices.get("attack")
         self._crafting = publishes and attack is not None and falsifies(attack.component) == "own"
         self.observer = Observer(self, self.on_record, self.on_round)
+        identities = [_identity(spec.seed, number) for number in self.numbers]
         speeds = generator(spec.seed, "speed").lognormal(0.0, spec.compute.spread, spec.federation.peers)
         self.members = [
             Member(
@@ -128,10 +134,13 @@ class Federation:
                 ),
                 MemoryStore(),
                 Neighbourhood(self.ids, self.topology.adjacency[index]),
-                _identity(spec.seed, self.numbers[index]),
+                identities[index],
             )
             for index in range(count)
         ]
+
+        who = {member.id: member.identity for member in self.members}
+        self.chains = SimulatedChains(bytes.fromhex(spec.hash), who, lambda: int(1000 * self.loop.time()))
 
     @property
     def barrier(self) -> int | None:
@@ -287,6 +296,10 @@ class Federation:
                 self._one_less()
                 await self.loop.create_future()  # the segment ends before this does
 
+        async def open_chain(terms: ChainTerms) -> PeerChain:
+            member.chain, chain = self.chains.open(terms, member.chain, member.store)
+            return chain
+
         peer = Peer(
             id=member.id,
             members=self.ids,
@@ -304,6 +317,7 @@ class Federation:
             identity=member.identity,
             returned=returned,
             meet=meet,
+            open_chain=open_chain,
         )
         if member.attacker and self._crafting:
             traits = spec.choices["attack"].component.traits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -11,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -151,7 +151,7 @@ class _Feeder:
             self._listener.join()
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
-                    with suppress(OSError):
+                    with contextlib.suppress(OSError):
                         stream.close()
         if process.returncode:
             self._say("the process that feeds it has ended")

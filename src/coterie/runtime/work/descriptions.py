@@ -62,6 +62,8 @@ class FitJob(msgspec.Struct, frozen=True):
     optimizer: tuple[Block, ...]
     count: int
     local: LocalState | None
+    steps: int | None = None
+    """In place of the spec's local steps or epochs."""
 
 
 class FitOutcome(msgspec.Struct, frozen=True):
@@ -136,4 +138,35 @@ class EvaluateJob(msgspec.Struct, frozen=True):
     local: LocalState | None
 
 
-Job: TypeAlias = FitJob | AggregateJob | AttackJob | CopyJob | ClearJob | EvaluateJob
+class MergeJob(msgspec.Struct, frozen=True):
+    """Merge the models ``sources`` into ``target``: by one of the merging methods, or by the spec's rule."""
+
+    peer: int
+    round: int
+    names: tuple[str, ...]
+    sources: tuple[Block, ...]
+    weights: tuple[float, ...]
+    samples: tuple[int, ...]
+    base: Block
+    """The last merged model."""
+    target: Block
+    method: str
+    """mean, coordmedian, geomedian; or ``rule``, that of ``[aggregation]``."""
+
+
+class DigestJob(msgspec.Struct, frozen=True):
+    """SHA-256 of a vector's little-endian elements, 32 bytes."""
+
+    peer: int
+    vector: Block
+
+
+class JudgeJob(msgspec.Struct, frozen=True):
+    """Evaluate the vector on the peer's held-out part; None where it has none."""
+
+    peer: int
+    vector: Block
+    local: LocalState | None
+
+
+Job: TypeAlias = FitJob | AggregateJob | AttackJob | CopyJob | ClearJob | EvaluateJob | MergeJob | DigestJob | JudgeJob

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from coterie.layout import Layout, Snapshot
 from coterie.protocols import Fitted, Mixed, Model, PeerId
 from coterie.protocols.peer import require_idle
+from coterie.protocols.swarm import Part
 from coterie.runtime.work.descriptions import (
     AggregateJob,
     AggregateOutcome,
     AttackJob,
     ClearJob,
     CopyJob,
+    DigestJob,
     EvaluateJob,
     FitJob,
     FitOutcome,
     Job,
+    JudgeJob,
+    MergeJob,
 )
 from coterie.runtime.work.memory import Arena, Block, SharedSnapshot
 from coterie.runtime.work.tickets import Jobs
@@ -121,7 +125,11 @@ class JobLearner:
         if self._velocity is not None:
             await self._run(ClearJob(self._index, self._velocity), 0.0)
 
-    async def fit(self, round: int) -> Fitted:
+    @property
+    def layout(self) -> Layout:
+        return self._place.layout
+
+    async def fit(self, round: int, steps: int | None = None) -> Fitted:
         snapshot = SharedSnapshot(self._place.arena, self._place.layout.hash)
         job = FitJob(
             self._index,
@@ -132,8 +140,9 @@ class JobLearner:
             self._optimizer,
             self._count,
             self._local,
+            steps,
         )
-        cost = self._expected_steps() * self._seconds_per_step
+        cost = (self._expected_steps() if steps is None else steps) * self._seconds_per_step
         outcome: FitOutcome = await self._run(job, cost, keep=self._now, makes=snapshot)
         self._base, self._now = self._now, _Held(snapshot.block, snapshot)
         self._count, self._local, self._steps = outcome.count, outcome.local, outcome.report.steps
@@ -188,6 +197,40 @@ class JobLearner:
         job = AttackJob(self._index, round, self._now.block, self._base.block, crafted.block, blocks, attackers)
         await self._run(job, self._seconds_per_step, keep=(self._now, self._base, seen), makes=crafted)
         return crafted
+
+    async def merge(self, parts: Sequence[Part], last: Snapshot | None, round: int, method: str) -> Snapshot:
+        """The models of ``parts`` merged; ``last``: the last merged one. Takes a step's time, whoever does it."""
+        place = self._place
+        models = [self._shared(part.snapshot) for part in parts]
+        base = None if last is None else self._shared(last)
+        merged = SharedSnapshot(place.arena, place.layout.hash)
+        job = MergeJob(
+            self._index,
+            round,
+            tuple(part.peer for part in parts),
+            tuple(model.block for model in models),
+            tuple(part.weight for part in parts),
+            tuple(part.samples for part in parts),
+            place.initial if base is None else base.block,
+            merged.block,
+            method,
+        )
+        await self._run(job, self._seconds_per_step, keep=(models, base), makes=merged)
+        return merged
+
+    async def digest(self, snapshot: Snapshot) -> bytes:
+        """SHA-256 of the elements, 32 bytes. It may be asked for while the learner is at work, and takes no time."""
+        if self._place.arena.travels or not isinstance(snapshot, SharedSnapshot):
+            return snapshot.digest()
+        job = DigestJob(self._index, snapshot.block)
+        found: bytes = await self._place.jobs.run(self._index, job, 0.0, snapshot)
+        return found
+
+    async def judge(self) -> Evaluation | None:
+        """The present vector on the peer's held-out part; None where it has none."""
+        job = JudgeJob(self._index, self._now.block, self._local)
+        found: Evaluation | None = await self._run(job, self._seconds_per_step, keep=self._now)
+        return found
 
     async def adopt(self, snapshot: Snapshot) -> None:
         require_idle(self._busy, self._id)

@@ -6,6 +6,7 @@ worker did it, nor on what that worker did before.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import random
 import sys
@@ -29,13 +30,17 @@ from coterie.runtime.work.descriptions import (
     AttackJob,
     ClearJob,
     CopyJob,
+    DigestJob,
     EvaluateJob,
     FitJob,
     FitOutcome,
     Job,
+    JudgeJob,
+    MergeJob,
     Setup,
 )
 from coterie.runtime.work.memory import SharedArray, Vectors
+from coterie.runtime.work.merging import merged
 from coterie.runtime.work.tickets import Ticket
 from coterie.seeds import derive, generator
 from coterie.spec import Choice, Spec
@@ -154,6 +159,18 @@ class Runner:
             case ClearJob():
                 self.vectors[job.target].zero_()
                 return None
+            case MergeJob():
+                self._merge(job)
+                return None
+            case DigestJob():
+                return hashlib.sha256(self.vectors[job.vector].numpy().astype("<f4", copy=False).data).digest()
+            case JudgeJob():
+                if not len(self._validation[job.peer]):
+                    return None
+                self.learner.bind(self.vectors[job.vector])
+                self.learner.bound.restore_local(job.local)
+                self.seed("judge", job.peer, 0)
+                return self.learner.evaluate(*self.held_out(job.peer))
 
     def _fit(self, job: FitJob) -> FitOutcome:
         base, vector = self.vectors[job.source], self.vectors[job.target]
@@ -171,7 +188,7 @@ class Runner:
             self.x,
             self.y,
             self.train[job.peer],
-            steps=self.spec.local_steps,
+            steps=self.spec.local_steps if job.steps is None else job.steps,
             lr=self.learning_rate(job.round),
             seed=seed,
             state=state,
@@ -215,6 +232,11 @@ class Runner:
             )
         self.vectors[job.target].copy_(outcome.vector)
         return AggregateOutcome(outcome.weights, outcome.trust, outcome.state, outcome.refused)
+
+    def _merge(self, job: MergeJob) -> None:
+        self.seed("merge", 0, job.round)  # the same, whoever leads
+        models = {name: self.vectors[block] for name, block in zip(job.names, job.sources, strict=True)}
+        self.vectors[job.target].copy_(merged(job, models, self.vectors[job.base], self.spec, self.learner.layout))
 
     def _attack(self, job: AttackJob) -> None:
         self.seed("attack", job.peer, job.round)
@@ -346,7 +368,9 @@ def located(error: Exception, job: Job, runner: Runner) -> Exception:
     """The error with the peer and the round it happened at; a PluginError where a user's model or loss is to blame."""
     if isinstance(error, CoterieError) and error.where.startswith("peer"):
         return error
-    place = f"peer {job.peer}" + (f", round {job.round}" if isinstance(job, FitJob | AggregateJob | AttackJob) else "")
+    place = f"peer {job.peer}" + (
+        f", round {job.round}" if isinstance(job, FitJob | AggregateJob | AttackJob | MergeJob) else ""
+    )
     if isinstance(error, CoterieError):
         error.where = f"{place}: {error.where}".removesuffix(": ")
         return error

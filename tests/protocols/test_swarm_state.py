@@ -1,0 +1,249 @@
+"""What a training's chain says, and what follows from it: every peer comes to the same, and refuses the same."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from swarm_world import LAYOUT, identity, snapshot, torch
+
+from coterie.errors import LedgerError
+from coterie.identity.vrf import VrfKey
+from coterie.ledger.records import Record
+from coterie.ledger.shared import Join, Leave, Removal, Voter, Voters
+from coterie.ledger.shared.changes import record as change
+from coterie.protocols.swarm import CheckedIn, Mode, Terms, chain_genesis
+from coterie.protocols.swarm.joins import make_join, read_join
+from coterie.protocols.swarm.packing import packed, unpacked
+from coterie.protocols.swarm.records import Agreed, check_in_record, merge_record, read_check_in, read_merge
+from coterie.protocols.swarm.state import (
+    PartRecord,
+    State,
+    after,
+    contributions,
+    read_block,
+    require_changes,
+    require_merge,
+)
+
+NAMES = ("a", "b", "c", "d")
+WHO = {name: identity(name) for name in NAMES}
+KEYS = {name: who.id for name, who in WHO.items()}
+GENESIS = chain_genesis(hashlib.sha256(b"federation").digest(), "contract")
+VOTERS = Voters.of(Voter(who.id, VrfKey.of(who).public, 1) for who in WHO.values())
+TERMS = Terms("contract", 2, 16)
+AGREED = Agreed.of(TERMS, LAYOUT.hash)
+MODEL = hashlib.sha256(b"merged").digest()
+STATE = State(beacon=bytes(32), interval=16, epoch=5, merged=MODEL)
+
+
+def checked(name="a", **how):
+    return CheckedIn(snapshot(torch.zeros(8)), hashlib.sha256(name.encode()).digest(), **how)
+
+
+def check_in(name="a", epoch=5, base=5, agreed=AGREED, genesis=GENESIS, **how):
+    given = {"genesis": genesis, "epoch": epoch, "base": base, "serial": 3, "agreed": agreed, "time": 0}
+    return check_in_record(WHO[name], checked(name, **how), **given)
+
+
+def merge(leader="a", epoch=5, over=False):
+    return merge_record(WHO[leader], GENESIS, epoch, MODEL, over, 0)
+
+
+def block(*check_ins, leader="a", epoch=5, over=False):
+    ordered = sorted(check_ins, key=lambda found: found.author)
+    return read_block([*(found.record for found in ordered), merge(leader, epoch, over)], GENESIS)
+
+
+def require(found, is_member=lambda key: True, state=STATE, agreed=AGREED):
+    require_merge(state, found, agreed, VOTERS, is_member)
+
+
+# Records
+
+
+@given(
+    st.integers(1, 100),
+    st.integers(0, 1 << 40),
+    st.none() | st.floats(),
+    st.booleans(),
+    st.sampled_from(list(Mode)),
+)
+def test_a_check_in_says_what_it_was_told(weight, steps, loss, ending, mode):
+    made = check_in(weight=weight, steps=steps, loss=loss, ending=ending, mode=mode)
+    read = read_check_in(Record.decode(made.record.encode()), GENESIS)
+    assert read == made
+    said = read.says
+    assert (said.weight, said.steps, said.finished, said.mode) == (weight, steps, ending, mode)
+    assert said.loss == (loss if loss is not None and math.isfinite(loss) and abs(loss) <= 1e300 else None)
+
+
+@pytest.mark.parametrize("how", [{"weight": 0}, {"weight": 101}, {"base": -1}])
+def test_a_check_in_that_others_would_refuse_is_not_made(how):
+    with pytest.raises(LedgerError):
+        check_in(**how)
+
+
+def test_records_of_another_training_or_kind_are_refused():
+    with pytest.raises(LedgerError, match="another training"):
+        read_check_in(check_in(genesis=chain_genesis(bytes(32), "contract")).record, GENESIS)
+    with pytest.raises(LedgerError, match="not a swarm merge"):
+        read_merge(check_in().record, GENESIS)
+    content = check_in().record.content | {"extra": 1}
+    with pytest.raises(LedgerError, match="does not say"):
+        read_check_in(Record.make(WHO["a"], "swarm check-in", content, time=0), GENESIS)
+
+
+def test_chains_of_other_contracts_and_federations_have_other_names():
+    names = [chain_genesis(bytes([one]) * 32, two) for one in (0, 1) for two in ("x", "y")]
+    assert len(set(names)) == 4
+
+
+def test_a_check_in_is_kept_as_it_was():
+    made = checked(weight=7, loss=0.5, ending=True, mode=Mode.ACTIVE)
+    assert unpacked(packed(made)) == made
+    assert unpacked(packed(None)) is None
+
+
+# What a voter refuses
+
+
+def test_a_good_merge_is_accepted():
+    require(block(check_in("a"), check_in("b", base=3)))
+    require(block(check_in("a", ending=True), check_in("b", ending=True), over=True))
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (lambda: block(check_in("a"), check_in("b"), epoch=6), "not of epoch 5"),
+        (lambda: block(check_in("a"), check_in("b", epoch=4, base=4)), "not of epoch 5"),
+        (lambda: block(check_in("a")), "1 check-ins; 2 are needed"),
+        (lambda: block(check_in("a"), check_in("b"), leader="c"), "has not checked in"),
+        (lambda: block(check_in("a"), check_in("b", ending=True), over=True), "while a site trains"),
+        (lambda: block(check_in("a"), check_in("b", base=6)), "trained from merge 6 of 5"),
+        (
+            lambda: block(check_in("a"), check_in("b", agreed=msgspec.structs.replace(AGREED, merge="geomedian"))),
+            "merge mean here and geomedian there",
+        ),
+    ],
+)
+def test_a_merge_that_must_not_be(found, why):
+    with pytest.raises(LedgerError, match=why):
+        require(found())
+
+
+def test_a_stranger_is_not_merged():
+    with pytest.raises(LedgerError, match="no member"):
+        require(block(check_in("a"), check_in("b")), is_member=lambda key: key != KEYS["b"])
+
+
+def test_blocks_that_are_not_well_formed():
+    one, two = sorted((check_in("a"), check_in("b")), key=lambda found: found.author)
+    with pytest.raises(LedgerError, match="not sorted"):
+        read_block([two.record, one.record, merge()], GENESIS)
+    with pytest.raises(LedgerError, match="0 merges"):
+        read_block([one.record], GENESIS)
+    with pytest.raises(LedgerError, match="2 merges"):
+        read_block([merge("a"), merge("b")], GENESIS)
+    assert read_block([], GENESIS) is None
+
+
+def test_who_may_come_and_go():
+    join = Join.make(WHO["d"], GENESIS, VrfKey.of(WHO["d"]).public, 1, 10)
+    heavy = Join.make(WHO["d"], GENESIS, VrfKey.of(WHO["d"]).public, 2, 10)
+    removal, leave = Removal(genesis=GENESIS, until=10, key=KEYS["d"]), Leave(genesis=GENESIS, until=10)
+    member, stranger = (lambda key: True), (lambda key: key != KEYS["d"])
+
+    def allowed(says, is_member):
+        try:
+            require_changes([change(WHO["a"], says, 0)], GENESIS, is_member)
+        except LedgerError:
+            return False
+        return True
+
+    assert allowed(join, member) and not allowed(join, stranger) and not allowed(heavy, member)
+    assert allowed(removal, stranger) and not allowed(removal, member)
+    assert allowed(leave, member)
+    with pytest.raises(LedgerError, match="does not belong"):
+        require_changes([Record.make(WHO["a"], "note", {}, time=0)], GENESIS, member)
+
+
+def test_a_consent_to_vote_is_checked():
+    good = make_join(WHO["d"], GENESIS, 3)
+    assert read_join(good, GENESIS).key == KEYS["d"]
+    assert read_join(good, bytes(32)) is None
+    assert read_join(b"", GENESIS) is None
+    assert read_join(good[:-1] + bytes([good[-1] ^ 1]), GENESIS) is None
+
+
+# What follows
+
+
+def test_weights_by_node_weight_samples_age_and_mode():
+    found = [
+        check_in("a", weight=4, samples=10),
+        check_in("b", base=3),
+        check_in("c", ending=True, mode=Mode.ACTIVE, weight=2),
+        check_in("d", ending=True, mode=Mode.INACTIVE, weight=9),
+    ]
+    parts = contributions(STATE, found, KEYS["a"], AGREED)
+    assert [(part.weight, part.merged) for part in parts] == [(40.0, False), (1 / 3, False), (2.0, True), (0.0, False)]
+
+
+def test_one_that_is_done_and_late_ages():
+    (part,) = contributions(STATE, [check_in("a", ending=True, base=1)], KEYS["a"], AGREED)
+    assert part.weight == 1 / 5
+
+
+def test_the_last_merged_model_does_not_count_where_there_is_none():
+    first = State(beacon=bytes(32), interval=16)
+    (part,) = contributions(first, [check_in("a", 0, 0, ending=True, mode=Mode.ACTIVE)], KEYS["a"], AGREED)
+    assert part.weight == 0
+
+
+def test_the_state_after_a_merge():
+    found = block(check_in("a", weight=3, loss=0.5, epochs=2), check_in("b", metric=0.9))
+    state = after(STATE, found, AGREED, VOTERS, (5, 1))
+    assert (state.epoch, state.stands, state.merged, state.leader) == (6, (5, 1), MODEL, KEYS["a"])
+    assert state.beacon == found.record.id and state.interval == 16 and not state.over
+    assert state.parts == {
+        KEYS["a"]: PartRecord(3, 0.75, 0.5, None, 2, False),
+        KEYS["b"]: PartRecord(3, 0.25, None, 0.9, 0, False),
+    }
+    assert state.turns[KEYS["a"]] == 1 and min(state.turns.values()) == 0
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=8))
+def test_two_peers_come_to_the_same_state(leaders):
+    def run():
+        state = State(beacon=bytes(32), interval=16)
+        for epoch, leader in enumerate(leaders):
+            found = block(
+                *(check_in(name, epoch, epoch, loss=1 / (1 + epoch)) for name in NAMES),
+                leader=NAMES[leader],
+                epoch=epoch,
+            )
+            state = after(state, found, replace_adaptive(), VOTERS, (epoch, 1))
+        return state
+
+    assert run() == run()
+
+
+def replace_adaptive():
+    return Agreed.of(replace(TERMS, adaptive=True), LAYOUT.hash)
+
+
+def test_losses_of_stragglers_and_of_those_who_are_done_do_not_move_the_interval():
+    adaptive = replace_adaptive()
+    state = msgspec.structs.replace(STATE, losses={KEYS["a"]: 1.0, KEYS["b"]: 1.0, KEYS["c"]: 1.0})
+    late = [check_in("b", base=4, loss=99.0), check_in("c", loss=99.0, ending=True)]
+    found = block(check_in("a", loss=0.5), *late)
+    assert after(state, found, adaptive, VOTERS, (5, 1)).interval == 20
+    worse = block(check_in("a", loss=1.5), *late)
+    assert after(state, worse, adaptive, VOTERS, (5, 1)).interval == 8
