@@ -84,13 +84,13 @@ def init(
     from coterie.protocols.membership import Policy
     from coterie.runtime.node.founding import found_with_data, recovery_keys, spec_to_found
 
-    found = spec_to_found(spec, swarm)
     if admit not in ("founder", "any", "quorum") or expel not in ("founder", "quorum"):
         raise SpecError(
             f"--admit {admit} --expel {expel} is no policy",
             where="command line",
             remedy="--admit founder, any or quorum; --expel founder or quorum.",
         )
+    found = spec_to_found(spec, swarm)
     table = settings(listen, announce, join, contact, dht_listen, dht, private, data, part)
     rules = {"admit": admit, "expel": expel, "quorum": quorum, "seats": seats, "until": end_of_day(until)}
     with recovery_keys(recovery or []) as ids:
