@@ -14,10 +14,10 @@ run: $(VENV)/.base  ## install, and train ten peers on embedded data, over five 
 	$(BIN)/coterie run --seed $(SEEDS)
 
 test: $(VENV)/.dev  ## install the test tools, and run all tests
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 soak: $(VENV)/.dev  ## kill, stop, split and fuzz real federations for minutes; a table at the end
-	$(BIN)/python -m pytest -q -m soak tests/soak
+	$(BIN)/python -m pytest -q -m soak
 
 lint: $(VENV)/.dev  ## style, types, layers, and what protocols may not do
 	$(BIN)/ruff check .

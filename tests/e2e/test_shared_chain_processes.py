@@ -6,6 +6,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 from chain_nodes import (
     PROTOCOL,
     SECONDS,
@@ -57,6 +58,7 @@ def test_leaders_that_are_killed(tmp_path: Path) -> None:
         assert (status, where) == (1, f"block {block.block.epoch}.{block.block.height}")
 
 
+@pytest.mark.soak
 def test_a_split_in_which_neither_side_has_a_quorum(tmp_path: Path) -> None:
     """Four of seven are not more than two thirds."""
     with seven(tmp_path, 30, pause=0.2) as made:
@@ -85,6 +87,7 @@ def test_a_split_in_which_neither_side_has_a_quorum(tmp_path: Path) -> None:
             assert len(finish(made)) >= 30
 
 
+@pytest.mark.soak
 def test_who_signs_twice_is_shown_and_votes_no_more(tmp_path: Path) -> None:
     """It leads two ways where it leads. The evidence is recorded, and two epochs later it is no voter."""
     with seven(tmp_path, 100_000, pause=0.1, liar=Path(__file__).with_name("lying_chain.py")) as made:

@@ -39,6 +39,7 @@ def test_mnist(tmp_path, name, sites, samples):
         assert one_model(made.sites)["accuracy"] > 0.8
 
 
+@pytest.mark.soak
 def test_two_trainings_in_one_script_whose_loader_forks(tmp_path):
     with swarm(tmp_path, 2) as made:
         for site in made.sites:

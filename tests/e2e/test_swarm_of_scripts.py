@@ -20,7 +20,7 @@ def test_three_scripts_end_with_one_model(tmp_path):
         assert said["threads"] == ["MainThread"]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_one_that_is_killed_and_starts_again_ends_with_the_same_model(tmp_path, victim):
     with swarm(tmp_path) as made:
         for site in made.sites:
@@ -37,6 +37,7 @@ def test_one_that_is_killed_and_starts_again_ends_with_the_same_model(tmp_path, 
         assert first >= 3, "it goes on from what was merged"
 
 
+@pytest.mark.soak
 def test_the_others_end_without_one_that_is_gone(tmp_path):
     with swarm(tmp_path) as made:
         made.sites[0].start(epochs=8, stop_after=1, seconds=0.02)
@@ -47,6 +48,7 @@ def test_the_others_end_without_one_that_is_gone(tmp_path):
         one_model(made.sites[1:])
 
 
+@pytest.mark.soak
 def test_a_late_one_begins_with_the_last_model(tmp_path):
     with swarm(tmp_path) as made:
         early, late = made.sites[:2], made.sites[2]
@@ -60,6 +62,7 @@ def test_a_late_one_begins_with_the_last_model(tmp_path):
         assert next(each["merge"] for each in late.said) >= 5
 
 
+@pytest.mark.soak
 def test_one_alone_says_what_it_waits_for_and_begins_when_the_others_come(tmp_path):
     with swarm(tmp_path, 2) as made:
         first, second = made.sites
@@ -86,6 +89,7 @@ def test_below_min_peers_it_says_so_and_goes_on_when_the_other_is_back(tmp_path)
         one_model(made.sites)
 
 
+@pytest.mark.soak
 def test_an_interrupted_script_ends_and_the_others_go_on(tmp_path):
     with swarm(tmp_path) as made:
         for site in made.sites:
