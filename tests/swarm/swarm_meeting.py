@@ -7,7 +7,7 @@ waited for. Merges are weighted means in float64.
 import asyncio
 import hashlib
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 
 import numpy as np
@@ -127,7 +127,7 @@ def digest(vector):
 
 
 def together(*scripts):
-    """Run each script in a thread of its own; what they return, or the first error. They must end in time."""
+    """Run each script in a thread of its own; what they return, or the error that came first. They must end in time."""
     barrier = threading.Barrier(len(scripts))
 
     def run(script):
@@ -135,4 +135,7 @@ def together(*scripts):
         return script()
 
     with ThreadPoolExecutor(len(scripts)) as pool:
-        return [future.result(DEADLINE * 2) for future in [pool.submit(run, script) for script in scripts]]
+        futures = [pool.submit(run, script) for script in scripts]
+        for future in as_completed(futures, DEADLINE * 2):
+            future.result()  # raises: the others' errors are most often that this one did not come
+        return [future.result() for future in futures]

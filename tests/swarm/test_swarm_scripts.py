@@ -92,12 +92,14 @@ def test_sites_end_with_one_model(name, script, monkeypatch):
 
 
 def _copies_of_one(make):
-    made, lock = [], threading.Lock()
+    kept, lock = [], threading.Lock()
 
     def copied(config):
+        """A copy also for the first: PEFT changes in place what it is given, while another site may be copying."""
         with lock:
-            made.append(copy.deepcopy(made[0]) if made else make(config))
-            return made[-1]
+            if not kept:
+                kept.append(make(config))
+            return copy.deepcopy(kept[0])
 
     return copied
 
