@@ -53,7 +53,7 @@ class Site:
 
     @property
     def said(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in self.out.read_text().splitlines() if line.startswith('{"')]
 
     @property
     def merges(self) -> int:

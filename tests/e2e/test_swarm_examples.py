@@ -17,26 +17,35 @@ sys.path.insert(0, {folder!r})
 import torch
 from {name} import main
 from coterie.training.frameworks import adapter_for
-model, right = main(int(sys.argv[1]), epochs=1, samples={samples})
-adapter = adapter_for(model)
+model, right = main(int(sys.argv[1]), **{settings})
+adapter = adapter_for(model, hf_mode="peft" if hasattr(model, "peft_config") else "full")
 vector = torch.empty(adapter.layout.size)
 adapter.save_weights(vector)
 print(json.dumps({{"final": hashlib.sha256(vector.numpy().tobytes()).hexdigest(), "accuracy": float(right)}}))
 """
 
 
-@pytest.mark.skipif(not os.environ.get("COTERIE_DATA"), reason="COTERIE_DATA names no folder with the data")
+NEEDS_DATA = pytest.mark.skipif(not os.environ.get("COTERIE_DATA"), reason="COTERIE_DATA names no folder with the data")
+
+
 @pytest.mark.parametrize(
-    ("name", "sites", "samples"), [("mnist_pytorch_swarm", 3, 6000), ("mnist_keras_swarm", 2, 6000)]
+    ("name", "sites", "settings", "least"),
+    [
+        pytest.param("mnist_pytorch", 3, {"epochs": 1, "samples": 6000}, 0.8, marks=NEEDS_DATA),
+        pytest.param("mnist_keras", 2, {"epochs": 1, "samples": 6000}, 0.8, marks=NEEDS_DATA),
+        pytest.param("credit_pytorch", 4, {"steps": 60}, 0.55, marks=NEEDS_DATA),
+        ("scikit", 3, {"epochs": 8}, 0.6),
+        ("lora", 2, {"epochs": 4}, 0.2),
+    ],
 )
-def test_mnist(tmp_path, name, sites, samples):
+def test_sites_end_with_one_model(tmp_path, name, sites, settings, least):
     script = tmp_path / "example.py"
-    script.write_text(EXAMPLE.format(folder=str(CHECKOUT / "examples/swarm"), name=name, samples=samples))
+    script.write_text(EXAMPLE.format(folder=str(CHECKOUT / "examples/swarm"), name=f"{name}_swarm", settings=settings))
     with swarm(tmp_path, sites) as made:
         for site in made.sites:
             site.start(script, [str(site.number)])
         made.introduce(*made.sites)
-        assert one_model(made.sites)["accuracy"] > 0.8
+        assert one_model(made.sites)["accuracy"] > least
 
 
 @pytest.mark.soak
