@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 PeerId = str
 _PARTNERS, _PULLS = 64, 8
+ROUNDS_KEPT = 3
+"""So far may a peer be ahead of a slow one that still pulls its model of an earlier round. Each is one vector."""
+LATEST = -1
+"""Instead of a round's number: the last there is, of whatever round."""
 _TICK = 1e-9
 """Seconds by which a timer may come early: an event loop's resolution."""
 Natural = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
@@ -37,9 +41,12 @@ M = TypeVar("M", bound=Message)
 
 @message
 class Pull(Message, frozen=True):
-    """Ask for what the other has published on a channel in this round or later. The reply waits for the round."""
+    """Ask for what the other has published on a channel in this round or, where that is gone, later.
 
-    round: Natural
+    The reply waits for the round. ``LATEST`` asks for the last publication there is, and waits for the first.
+    """
+
+    round: Annotated[int, msgspec.Meta(ge=LATEST, lt=1 << 32)]
     channel: Channel
 
 
@@ -213,9 +220,8 @@ class Peer:
     """Its key, for what it signs itself. A runtime whose runs replay gives one made from its seed."""
     waiting: Callable[[], str] | None = None
     """What its protocol waits for beside answers, in words, where it can say."""
-    rounds_kept: int = 0
-    """How many publications before the last one others may still pull: peers that run ahead of slow ones keep some."""
     _earlier: dict[str, list[Model]] = field(default_factory=dict)
+    """By channel, the publications before the last one: others, who are slower, may still pull them."""
     _handlers: dict[type[Message], Handler] = field(default_factory=dict)
     _questions: dict[int, _Question] = field(default_factory=dict)
     _asked: int = field(init=False)
@@ -297,14 +303,19 @@ class Peer:
 
     # Publishing
 
-    def publish(self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model") -> None:
-        """Let others pull this snapshot from now on; answers those who wait for this round. The ledger records it."""
+    def publish(
+        self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model", kept: int = ROUNDS_KEPT
+    ) -> None:
+        """Let others pull this snapshot from now on; answers those who wait for this round. The ledger records it.
+
+        ``kept``: how many publications before this one the slower may still pull by their rounds.
+        """
         model = Model(round, channel, snapshot, self.learner.samples, degree)
         self.ledger.append("model", _content(model))
-        if self.rounds_kept and channel in self.memory.published:
+        if channel in self.memory.published:
             earlier = self._earlier.setdefault(channel, [])
             earlier.append(self.memory.published[channel])
-            del earlier[: -self.rounds_kept]
+            del earlier[: max(0, len(earlier) - kept)]
         self.memory.published[channel] = model
         for sender, waiting in list(self._waiting.items()):
             ready = [envelope for envelope in waiting if _served(envelope.message, model)]
@@ -326,7 +337,7 @@ class Peer:
         channel: str = "model",
         timeout: float | None = None,
     ) -> dict[PeerId, Model]:
-        """What each of ``whom`` has published for this round, or has now for a later one.
+        """What each of ``whom`` has published for this round, or has now for a later one; or ``LATEST``.
 
         Who did not answer is left out.
         """
@@ -338,6 +349,11 @@ class Peer:
             elif reply is not None:
                 self.metrics.dropped(peer, MessageError("a reply to a pull was not what was asked for", where=peer))
         return models
+
+    def forget(self, round: int) -> None:
+        """Let go of what was published before this round, the last of each channel apart: nobody needs it any more."""
+        for earlier in self._earlier.values():
+            earlier[:] = [model for model in earlier if model.round >= round]
 
     async def confirmed(self, models: Mapping[PeerId, Model]) -> dict[PeerId, Model]:
         """Those of the models of which their senders have signed a record, where there is a ledger at all."""
