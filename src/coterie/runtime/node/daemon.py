@@ -143,13 +143,15 @@ class Node:
             closing.callback(self.charter.close)
             if self.charter.store.damage is not None:
                 _log.warning("%s", self.charter.store.damage)
-            await self._serve(closing)
+            async with contextlib.AsyncExitStack() as ending:
+                await self._serve(closing, ending)
+            _log.info("stopped")
 
     def stop(self) -> None:
         """End soon and well."""
         self._stop.set()
 
-    async def _serve(self, closing: contextlib.ExitStack) -> None:
+    async def _serve(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> None:
         identity, transport_key = self.identity, self.home.transport
         if layout := self.charter.genesis.layout:
             self.layouts[layout.hex()] = _MOST_ELEMENTS
@@ -178,6 +180,7 @@ class Node:
         self.peer.handle(ReachAsk, lambda sender, question: self.contacts.can_dial(sender))
         spread = Spread(self.peer, self.charter.book)
         self.charter.book.watchers.append(self._on_membership)
+        ending.push_async_callback(self.transport.close)
         await self.transport.start()
         self.contacts = Contacts(self.home, self.table, identity, self.charter, self.peer, self.transport)
         memory = SharedMemory()
@@ -185,9 +188,13 @@ class Node:
         self.issues = Issues(FileStore(self.home.path / "state", Arena(memory, 1, 1), ""), now_ms)
         self.host = Host(identity, self.charter.book, self.issues, now_ms, self._brief)
         self.join_port = await self._open_join_port(transport_key)
+        if self.join_port is not None:
+            ending.push_async_callback(self.join_port.close)
         if self.metrics_port is not None:
+            ending.push_async_callback(self.metrics_port.close)
             await self.metrics_port.start()
         control = ControlServer(self.home.socket, Commands(self).all)
+        ending.push_async_callback(control.close)
         await control.start()
         name = short_name(identity.id)
         _log.info("%s (%s) listens at port %s", name, identity.id, self.transport.port or "none: it dials out only")
@@ -217,13 +224,6 @@ class Node:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.peer.close()
-            await control.close()
-            if self.metrics_port is not None:
-                await self.metrics_port.close()
-            if self.join_port is not None:
-                await self.join_port.close()
-            await self.transport.close()
-            _log.info("stopped")
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         """A part of the node has ended: the protocol may, the others may not."""
