@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def test_members_leave_and_come_back(sites: Sites) -> None:
     genesis = bytes.fromhex(sites.status("a")["federation"])
 
     told = sites.coterie("leave", "c", "--yes")
-    assert "this peer has left: 2 of 2 members know" in told, told
+    assert re.search("this peer has left: [12] of 2 members know", told), told  # one may hear it from the other
     gone = sites.running.pop("c")
     assert gone.wait(60) is not None  # its node has stopped by itself
     for home in "ab":

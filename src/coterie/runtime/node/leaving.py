@@ -7,7 +7,7 @@ it tells the others. Where no node runs, one is started for it (``departing``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SECONDS = 30.0
 """For a member to be met, and as many for the record to be fetched."""
+REFUSED = 10.0
+"""For a member to let in one who has left: who does not in this time, although its door is there, knows of it."""
 _LOOK, _TELL = 0.1, 1.0
 
 
@@ -61,39 +63,48 @@ async def leave(node: Node) -> dict[str, Any]:
     record = leave_of(book, own)
     if record is None:
         require_leave(book, node.identity)
-        if not await _until(lambda: bool(node.transport.connected), lambda: None):
+        if not await _until(lambda: bool(node.transport.connected), SECONDS):
             raise NodeError(
                 "no member can be reached, and one that nobody hears of has not left; nothing was signed",
                 where="leave",
-                remedy="Try again when another member's node runs; or ask for this peer's expulsion.",
+                remedy="Try again while another member's node runs; or ask for this peer's expulsion.",
             )
         record = sign_leave(book, node.identity)
-    fetched, others = node.spread.follow(record.id), node.charter.others(own)
+        fetched = node.spread.follow(record.id)
+    else:
+        fetched = node.spread.follow(record.id)
+        if not await _until(lambda: bool(fetched or node.transport.connected), REFUSED):
+            refusing = await node.contacts.at_door(node.charter.others(own))
+            if refusing:  # they let it in no more: they know
+                return _done(node, refusing)
 
-    def heard() -> list[PeerId]:
+    def told() -> set[PeerId]:
         """Those who have fetched the record, and cut this peer off for it."""
-        return sorted(fetched - set(node.transport.connected))
+        return fetched - set(node.transport.connected)
 
-    await _until(lambda: bool(heard()) and not node.transport.connected, node.spread.tell)
-    told = heard()
-    refusing = [] if told else await node.contacts.at_door(others)
-    if not told and (not refusing or node.transport.connected):
+    await _until(lambda: bool(told()) and not node.transport.connected, SECONDS, node.spread.tell)
+    if not told():
         raise NodeError(
             "the leave is signed, but no member has fetched it yet, and until one has, all others count on this peer",
             where="leave",
-            remedy="Leave the node running, and give the command again when another member's node runs.",
+            remedy="Give the command again while another member's node runs.",
         )
+    return _done(node, told())
+
+
+def _done(node: Node, told: Collection[PeerId]) -> dict[str, Any]:
     node.stop()
-    called = [member.name for peer, member in node.charter.membership.members.items() if peer in (told or refusing)]
-    return {"record": record.id.hex(), "told": called, "others": len(others)}
+    others = node.charter.others(node.identity.id)
+    members = node.charter.membership.members
+    return {"told": [members[peer].name for peer in others if peer in told], "others": len(others)}
 
 
-async def _until(condition: Callable[[], bool], urge: Callable[[], None]) -> bool:
-    """Whether the condition came true in ``SECONDS``. ``urge`` is called now and then meanwhile."""
+async def _until(condition: Callable[[], bool], seconds: float, urge: Callable[[], None] = lambda: None) -> bool:
+    """Whether the condition came true in so many seconds. ``urge`` is called now and then meanwhile."""
     loop = asyncio.get_running_loop()
-    end, urged = loop.time() + SECONDS, loop.time()
+    begun = urged = loop.time()
     while not condition():
-        if loop.time() > end:
+        if loop.time() > begun + seconds:
             return False
         if loop.time() > urged + _TELL:
             urged = loop.time()
