@@ -53,7 +53,7 @@ def test_every_error_is_drawn_in_the_docstring():
 @pytest.mark.parametrize("kind", CLASSES)
 def test_an_error_says_what_where_and_what_to_do(kind):
     error = kind("the sky fell", where="peer 3, round 4", remedy="Hold it up.")
-    assert str(error) == "peer 3, round 4: the sky fell Hold it up."
+    assert str(error) == "peer 3, round 4: the sky fell. Hold it up."
     assert error.args == ("the sky fell",)
     assert error.record() == {
         "code": kind.code,
@@ -66,7 +66,8 @@ def test_an_error_says_what_where_and_what_to_do(kind):
 def test_where_and_remedy_may_be_missing():
     assert str(CoterieError("the sky fell")) == "the sky fell"
     assert str(CoterieError("the sky fell", where="here")) == "here: the sky fell"
-    assert str(CoterieError("the sky fell", remedy="Run.")) == "the sky fell Run."
+    assert str(CoterieError("the sky fell", remedy="Run.")) == "the sky fell. Run."
+    assert str(CoterieError("did the sky fall?", remedy="Run.")) == "did the sky fall? Run."
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -74,7 +75,7 @@ def test_where_and_remedy_may_be_missing():
 def test_an_error_comes_back_from_a_worker(kind, copied):
     error = copied(kind("the sky fell", where="peer 3", remedy="Hold it up."))
     assert type(error) is kind
-    assert str(error) == "peer 3: the sky fell Hold it up."
+    assert str(error) == "peer 3: the sky fell. Hold it up."
     assert error.record() == kind("the sky fell", where="peer 3", remedy="Hold it up.").record()
 
 

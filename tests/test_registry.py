@@ -260,7 +260,7 @@ def test_wrong_settings(given, where, what):
 
 
 def test_near_misses_of_settings():
-    with pytest.raises(SpecError, match=r"shape\.rtae: unknown key Did you mean 'rate'\?"):
+    with pytest.raises(SpecError, match=r"shape\.rtae: unknown key\. Did you mean 'rate'\?"):
         Component("options", options).settings({"size": 2, "rtae": 1}, "shape")
     with pytest.raises(SpecError, match=r"^rtae: unknown key"):
         Component("options", options).settings({"size": 2, "rtae": 1}, "")

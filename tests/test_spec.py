@@ -386,7 +386,7 @@ def test_a_file(tmp_path):
 
 
 def test_files_that_cannot_be_used(tmp_path):
-    with pytest.raises(SpecError, match=r"there is no file missing\.toml Make one with 'coterie new NAME'"):
+    with pytest.raises(SpecError, match=r"there is no file missing\.toml\. Make one with 'coterie new NAME'"):
         load("missing.toml")
     (tmp_path / "bad.toml").write_text("[federation]\npeers = = 3\n")
     with pytest.raises(SpecError, match=r"^bad.toml: not valid TOML: .*line 2.* Correct that line\.$"):

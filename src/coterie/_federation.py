@@ -242,6 +242,8 @@ def status(home: Home, as_json: AsJson = False) -> None:
     grid(("member", "in logs", "peer", "stands", "address", "refused"), rows)
     for peer, reason in found["expelled"].items():
         success(f"expelled     {peer[:16]} ({short_name(peer)}){': ' + reason if reason else ''}")
+    for peer in found["left"]:
+        success(f"left         {peer[:16]} ({short_name(peer)})")
     if len(found["members"]) > 1 and not any(member["connected"] for member in found["members"]):
         success(f"No member is connected: coterie doctor --home {home} looks for the reason.")
     for record, (signed, needed) in found["pending"].items():
@@ -270,6 +272,38 @@ def expel(
     answer = ask(home, "expel", peer=peer, reason=reason)
     done = "is expelled" if answer["expelled"] else "is expelled once enough members have signed"
     success(f"{answer['peer'][:16]} {done}")
+
+
+@federation.command(epilog="Example: coterie federation leave --home b")
+def leave(home: Home, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Leave the federation. The members are told, the node is stopped, and the seat is free.
+
+    Nobody need agree. Where no node runs, one is started until a member has heard.
+    """
+    from coterie.runtime.node import logs
+    from coterie.runtime.node.leaving import SECONDS, outlook
+
+    found = outlook(home)
+    if found.is_founder:
+        typer.echo(
+            "This peer is the founder. What only the founder may do, needs the signatures of "
+            f"{found.quorum} members from then on, and nobody is founder again. To hand it over instead, use the "
+            "recovery keys: coterie federation recover.",
+            err=True,
+        )
+    if not yes:
+        typer.confirm(
+            "Leave the federation? It cannot be taken back; an invitation lets you in again.", abort=True, err=True
+        )
+    if found.runs:
+        answer = ask(home, "leave", seconds=3 * SECONDS)
+    else:
+        logs.begin(as_json=False)
+        from coterie.runtime.node.departing import leave_without_node
+
+        answer = asyncio.run(leave_without_node(home))
+    know = f"{len(answer['told'])} of {answer['others']} members know it and tell the others"
+    success(f"this peer has left: {know} ({', '.join(answer['told'])})")
 
 
 @federation.command(epilog="Example: coterie federation countersign 5d0f... --home a")

@@ -48,13 +48,14 @@ Recovery = Annotated[
 ]
 
 
-def ask(home: Path, command: str, **content: Any) -> dict[str, Any]:
+def ask(home: Path, command: str, *, seconds: float = 30.0, **content: Any) -> dict[str, Any]:
+    """A running node's answer. Raises NodeError where there is no home, where none runs, or where it refuses."""
     from coterie.runtime.node.control import call
     from coterie.runtime.node.home import Home as Folder
 
     if not (home / "node.toml").exists():
         raise NodeError("this is no node's home", where=str(home), remedy="Make one: coterie federation init, or join.")
-    return call(Folder(home).socket, {"command": command, **content})
+    return call(Folder(home).socket, {"command": command, **content}, seconds)
 
 
 def settings(

@@ -45,7 +45,8 @@ class CoterieError(Exception):
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        advice = f" {self.remedy}" if self.remedy else ""
+        stop = "" if self.what.endswith((".", "!", "?", ":")) else "."
+        advice = f"{stop} {self.remedy}" if self.remedy else ""
         return f"{place}{self.what}{advice}"
 
     def __reduce__(self) -> tuple[object, ...]:

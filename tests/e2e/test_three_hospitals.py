@@ -94,6 +94,8 @@ def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, nodes):
     assert Path("safe.pem").stat().st_mode & 0o077 == 0
     assert "Hospital A" in printed["status"]
     assert "is expelled" in printed["expel"]
+    assert "this peer has left: 1 of 1 members know" in printed["leave"]
+    assert nodes["b"].wait(30) == 0
     assert "is sound" in printed["audit"]
     for home in "abc":
         assert json.loads(Path(home, "result.json").read_text())["accuracy"]["mean"] > 0.85

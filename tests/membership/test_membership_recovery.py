@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from membership_world import START, History, Person, people, person
 
-from coterie.errors import MembershipError
+from coterie.errors import MembershipError, PeerUnreachable
 from coterie.protocols.membership import Book, Host, Invitation, Issues, invite, recover, sign_beside
 from coterie.protocols.membership.join_messages import History as Shown
 from coterie.protocols.membership.join_messages import RecoveryRequest, answers, recovery_claim
@@ -103,6 +103,28 @@ def test_too_few_keys_wait_for_another_one():
     parents, time = helper.book.follow()
     helper.book.accept([sign_beside(SAFES[0].identity, joined.admission, parents, time)])
     assert helper.book.membership.founder == NEW.id
+
+
+def test_an_answer_that_was_lost_comes_again_and_nothing_is_signed_twice():
+    for keys, missing in ((SAFES[:2], 0), (SAFES[:1], 1)):
+        helper = Helper()
+        invitation = helper.invite()
+        asked = []
+
+        async def lose(data, helper=helper, asked=asked):
+            asked.append(await helper.ask(data))
+            if len(asked) == 2:  # what follows the signatures
+                raise PeerUnreachable("lost")
+            return asked[-1]
+
+        with pytest.raises(PeerUnreachable):
+            helper.recover(*keys, invitation=invitation, ask=lose)
+        size = helper.book.size
+        found = helper.recover(*keys, invitation=invitation)
+        assert helper.book.size == size
+        assert found.missing == missing
+        assert found.membership == helper.book.membership
+        assert (found.membership.founder == NEW.id) == (missing == 0)
 
 
 def test_a_successor_that_was_lost_is_replaced_again():

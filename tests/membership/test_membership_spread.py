@@ -13,7 +13,7 @@ from coterie.errors import MembershipError, PeerUnreachable
 from coterie.ledger import NullLedger
 from coterie.network import Codec
 from coterie.protocols import Peer
-from coterie.protocols.membership import Book, Spread, book, spread
+from coterie.protocols.membership import Book, Spread, book, sign_leave, spread
 from coterie.protocols.membership.spread import (
     MembershipFetch,
     MembershipIds,
@@ -536,3 +536,18 @@ def test_the_same_seed_gives_the_same_run(world):
         return made.network.frames_sent, [len(node.disk) for node in made.nodes.values()]
 
     assert once() == once()
+
+
+def test_a_leave_that_one_member_has_fetched_reaches_all_others(world):
+    """The one that leaves is gone as soon as somebody has its record; nobody else can ask it any more."""
+    found = world([who.name for who in CROWD])
+    leaver = found.nodes["bob"]
+    record = sign_leave(leaver.book, leaver.who.identity)
+    fetched = leaver.spread.follow(record.id)
+    found.until(lambda: fetched, 2.0)  # told at once, not on the next look
+    assert fetched <= {who.id for who in CROWD} - {leaver.who.id}
+    leaver.die()
+    del found.nodes["bob"]
+    found.until(lambda: all(node.book.has(record.id) for node in found.nodes.values()), 20.0)
+    assert all(leaver.who.id not in node.book.membership.members for node in found.nodes.values())
+    assert found.agree()

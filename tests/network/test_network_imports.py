@@ -8,14 +8,14 @@ import sys
 for name in ("grpc", "libtorrent", "zstandard", "uvloop"):
     sys.modules[name] = None
 import coterie.network, coterie.network.join, coterie.network.limits, coterie.network.members, coterie.network.sealing
-from coterie.errors import RunError
+from coterie.errors import NetworkError
 from coterie.network.compression import encoding, encodings, by_code
 assert [e.name for e in encodings()] == ["none", "fp16", "int8"]
 assert by_code(3) is None
 for attempt in (lambda: __import__("coterie.network.grpc"), lambda: encoding("zstd")):
     try:
         attempt()
-    except RunError as error:
+    except NetworkError as error:
         assert error.remedy == "pip install 'coterie[node]'", error.remedy
     else:
         raise SystemExit("no error")

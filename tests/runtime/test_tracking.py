@@ -191,7 +191,7 @@ def test_the_options_of_the_commands(tmp_path: Path) -> None:
 
 
 def test_an_unknown_tracker_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="no tracker 'tensorbord' Did you mean 'tensorboard'"):
+    with pytest.raises(SpecError, match=r"no tracker 'tensorbord'\. Did you mean 'tensorboard'"):
         runs.run(tmp_path / "run", track=["tensorbord"])
     assert not (tmp_path / "run").exists()
 
@@ -225,7 +225,7 @@ def python(code: str, *arguments: str) -> str:
 
 def test_an_absent_extra_is_one_sentence(tmp_path: Path) -> None:
     assert python(HIDDEN, str(tmp_path / "run")).splitlines() == [
-        f"track: {name} is not installed pip install 'coterie[{name}]'" for name in ("tensorboard", "mlflow")
+        f"track: {name} is not installed. pip install 'coterie[{name}]'" for name in ("tensorboard", "mlflow")
     ]
     assert not (tmp_path / "run").exists()
 

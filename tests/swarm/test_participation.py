@@ -329,7 +329,7 @@ def test_loopback_bypasses_everything(monkeypatch):
 
 def test_loopback_must_be_yes_or_no(monkeypatch):
     monkeypatch.setenv("SWARM_LOOPBACK", "maybe")
-    with pytest.raises(SpecError, match="SWARM_LOOPBACK: it is 'maybe' Set it to True or False"):
+    with pytest.raises(SpecError, match=r"SWARM_LOOPBACK: it is 'maybe'\. Set it to True or False"):
         coterie.SwarmCallback(3, 2)
     for value in ("False", "0", ""):
         monkeypatch.setenv("SWARM_LOOPBACK", value)

@@ -61,8 +61,8 @@ for attempt in (keras_callback, hf_callback, platform, mode):
 
 def test_an_extra_that_is_absent_says_so():
     done = run(["keras", "transformers", "peft"], ABSENT)
-    keras = "mlPlatform: keras is not installed pip install 'coterie[keras]'"
-    transformers = "mlPlatform: transformers is not installed pip install 'coterie[hf]'"
+    keras = "mlPlatform: keras is not installed. pip install 'coterie[keras]'"
+    transformers = "mlPlatform: transformers is not installed. pip install 'coterie[hf]'"
     assert done.stdout.splitlines() == [keras, transformers, keras, transformers], done.stderr
 
 
@@ -86,7 +86,7 @@ def test_a_missing_piece_of_an_extra_is_named():
     lines = run(["tensorflow", "peft"], NO_BACKEND).stdout.splitlines()
     assert lines[0].startswith("mlPlatform: keras cannot be imported: ")
     assert lines[0].endswith("Install tensorflow, or set KERAS_BACKEND=torch before Keras is imported.")
-    assert lines[1] == "mlPlatform: peft is not installed pip install 'coterie[hf]'"
+    assert lines[1] == "mlPlatform: peft is not installed. pip install 'coterie[hf]'"
 
 
 def test_importing_coterie_imports_no_framework():

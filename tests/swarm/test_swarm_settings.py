@@ -82,22 +82,22 @@ def test_every_setting_is_known_in_both_spellings():
     ("options", "says"),
     [
         ({"sync_frequency": 5}, "SwarmCallback: sync_frequency: it is given twice, as syncFrequency too"),
-        ({"syncFreqency": 5}, "SwarmCallback: syncFreqency: there is no such setting Did you mean 'syncFrequency'?"),
-        ({"node_weight": 5}, "SwarmCallback: node_weight: there is no such setting Did you mean 'node_weightage'?"),
-        ({"syncFrequency": 0}, "SwarmCallback: syncFrequency: it is 0 Give it a whole number of at least 1."),
+        ({"syncFreqency": 5}, "SwarmCallback: syncFreqency: there is no such setting. Did you mean 'syncFrequency'?"),
+        ({"node_weight": 5}, "SwarmCallback: node_weight: there is no such setting. Did you mean 'node_weightage'?"),
+        ({"syncFrequency": 0}, "SwarmCallback: syncFrequency: it is 0. Give it a whole number of at least 1."),
         ({"syncFrequency": 2.5}, "syncFrequency: it is 2.5"),
         ({"syncFrequency": True}, "syncFrequency: it is True"),
         ({"minPeers": "3"}, "minPeers: it is '3'"),
-        ({"nodeWeightage": 101}, "nodeWeightage: it is 101 Give it a whole number from 1 to 100."),
+        ({"nodeWeightage": 101}, "nodeWeightage: it is 101. Give it a whole number from 1 to 100."),
         ({"node_weightage": 0}, "SwarmCallback: node_weightage: it is 0"),
         ({"adsValBatchSize": 0}, "adsValBatchSize: it is 0"),
         ({"totalEpochs": -1}, "totalEpochs: it is -1"),
         ({"trainingContract": ""}, "trainingContract: it is ''"),
-        ({"useAdaptiveSync": 1, "adsValData": (1, 2)}, "useAdaptiveSync: it is 1 Give it True or False."),
-        ({"useAdaptiveSync": True}, "useAdaptiveSync: it needs the losses on held-out data Give adsValData."),
-        ({"checkinModelOnTrainEnd": "snapshoot"}, "it is 'snapshoot' Did you mean 'snapshot'?"),
-        ({"hfMode": "lora"}, "hfMode: it is 'lora' Known: full, peft."),
-        ({"mergeMethod": "geomedain"}, "unknown rule 'geomedain' Did you mean 'geomedian'?"),
+        ({"useAdaptiveSync": 1, "adsValData": (1, 2)}, "useAdaptiveSync: it is 1. Give it True or False."),
+        ({"useAdaptiveSync": True}, "useAdaptiveSync: it needs the losses on held-out data. Give adsValData."),
+        ({"checkinModelOnTrainEnd": "snapshoot"}, "it is 'snapshoot'. Did you mean 'snapshot'?"),
+        ({"hfMode": "lora"}, "hfMode: it is 'lora'. Known: full, peft."),
+        ({"mergeMethod": "geomedain"}, "unknown rule 'geomedain'. Did you mean 'geomedian'?"),
         ({"mergeMethod": 3}, "mergeMethod: it is a int"),
         ({"lossFunction": 3}, "lossFunction: it is a int"),
         ({"lossFunctionArgs": {"a": 1}}, "lossFunctionArgs: there is no function to give them to"),
@@ -130,7 +130,7 @@ def test_a_merge_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text("def rule(own, received, context, state, judge): ...\n")
     assert read(**REQUIRED, merge_method="own.py:rule").merge_method == "own.py:rule"
-    with pytest.raises(PluginError, match=r"own.py has no function 'rules' Did you mean 'rule'"):
+    with pytest.raises(PluginError, match=r"own.py has no function 'rules'. Did you mean 'rule'"):
         read(**REQUIRED, merge_method="own.py:rules")
 
 
@@ -169,7 +169,7 @@ class TestWhereTheFederationIs:
 
     def test_nowhere(self):
         callback = coterie.SwarmCallback(**REQUIRED, model=nn.Linear(2, 2))
-        with pytest.raises(NodeError, match=r"belongs to no federation Set COTERIE_HOME .* SWARM_LOOPBACK=True"):
+        with pytest.raises(NodeError, match=r"belongs to no federation. Set COTERIE_HOME .* SWARM_LOOPBACK=True"):
             callback.on_train_begin()
 
     def test_the_order(self, tmp_path, monkeypatch):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from coterie.errors import MessageError, RunError
 from coterie.network.codec import CHUNK_BYTES
+from coterie.network.extra import is_there, require
 
 Compression: TypeAlias = Literal["none", "fp16", "int8", "zstd"]
 Elements: TypeAlias = npt.NDArray[np.float32]
@@ -58,15 +58,15 @@ class Encoding:
 
 
 def encoding(name: Compression) -> Encoding:
-    """The encoding of this name. Raises RunError where the library it needs is not installed."""
-    if name == "zstd" and find_spec("zstandard") is None:
-        raise RunError("zstandard is not installed", where="compression zstd", remedy="pip install 'coterie[node]'")
+    """The encoding of this name. Raises NetworkError where the library it needs is not installed."""
+    if name == "zstd":
+        require("zstandard", "compression zstd")
     return _NAMES[name]
 
 
 def encodings(names: Sequence[str] | None = None) -> tuple[Encoding, ...]:
     """Those that this process can decode; of them only the ones in ``names``, if given. Unknown names are skipped."""
-    there = [e for e in _ALL if e.name != "zstd" or find_spec("zstandard") is not None]
+    there = [e for e in _ALL if e.name != "zstd" or is_there("zstandard")]
     return tuple(e for e in there if names is None or e.name in names)
 
 

@@ -27,6 +27,8 @@ class Members:
     certificates: Mapping[PeerId, tuple[Certificate, ...]]
     version: int = 0
     """Counts the pictures; a newer one has a higher number."""
+    left: frozenset[PeerId] = frozenset()
+    """Those who have left by themselves: it is said so where their streams are cut."""
     _holders: Mapping[bytes, PeerId] = field(init=False, repr=False, compare=False)
     _roots: bytes = field(init=False, repr=False, compare=False)
 
@@ -38,7 +40,9 @@ class Members:
         object.__setattr__(self, "_roots", roots)
 
     @classmethod
-    def of(cls, genesis: bytes, certificates: Iterable[Certificate], version: int = 0) -> Members:
+    def of(
+        cls, genesis: bytes, certificates: Iterable[Certificate], version: int = 0, left: Iterable[PeerId] = ()
+    ) -> Members:
         """The members that hold these certificates. Raises IdentityError for one that its peer has not signed."""
         if len(genesis) != GENESIS_BYTES:
             raise IdentityError(
@@ -50,11 +54,11 @@ class Members:
         for certificate in certificates:
             certificate.check()
             held[certificate.peer] = (*held.get(certificate.peer, ()), certificate)
-        return cls(bytes(genesis), MappingProxyType(held), version)
+        return cls(bytes(genesis), MappingProxyType(held), version, frozenset(left))
 
     def next(self, certificates: Iterable[Certificate]) -> Members:
         """The same federation with these certificates instead, one version on. Raises as ``of`` does."""
-        return Members.of(self.genesis, certificates, self.version + 1)
+        return Members.of(self.genesis, certificates, self.version + 1, self.left)
 
     def holder(self, fingerprint: bytes) -> PeerId | None:
         """Whose certificate has this SHA-256 fingerprint; None if nobody's."""

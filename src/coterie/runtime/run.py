@@ -26,6 +26,7 @@ import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
 from coterie import spec as specs
 from coterie.errors import CoterieError, DataError, LayoutMismatch, OutputError, SpecError, near_miss
+from coterie.network import extra
 from coterie.runtime.notebook import shown
 from coterie.runtime.progress import Progress
 from coterie.runtime.report import write_report
@@ -82,6 +83,8 @@ def run(
     """
     if on not in PLACES:
         raise SpecError(f"nothing runs on {on!r}", where="on", remedy=near_miss(on, PLACES))
+    if on == "processes":
+        extra.require("grpc", "on processes")
     checked = specs.load(spec, sets)
     wanted = checked.seeds if seeds is None else seeds
     chosen = [checked.with_values({"federation.seed": seed}) for seed in wanted]

@@ -46,5 +46,5 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 def test_an_absent_package_is_one_sentence() -> None:
     done = subprocess.run([sys.executable, "-c", ABSENT], capture_output=True, text=True, timeout=120)
-    wanted = "metrics: prometheus_client is not installed pip install 'coterie[prometheus]'\n"
+    wanted = "metrics: prometheus_client is not installed. pip install 'coterie[prometheus]'\n"
     assert done.stdout == wanted, done.stderr

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from coterie.identity import Identity
 from coterie.protocols.membership import Briefing
 from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.founding import _enter, found_run
@@ -58,9 +57,9 @@ def test_a_newcomer_takes_the_spec_that_the_founder_signed_and_addresses_that_ar
     async def talk(home: Home) -> SimpleNamespace:
         return SimpleNamespace(genesis=genesis, records=records, briefing=briefing)
 
-    home, _ = asyncio.run(_enter(tmp_path / "c", NodeTable(), Identity.generate(), talk))
+    home, _ = asyncio.run(_enter(tmp_path / "c", NodeTable(), None, genesis.id, talk))
     assert (home.spec_text is None) == forged
     assert home.table.contacts == ["192.0.2.7:7400", "b.example:7400"]
     given = NodeTable(contacts=["c.example:1"])
-    home, _ = asyncio.run(_enter(tmp_path / "d", given, Identity.generate(), talk))
+    home, _ = asyncio.run(_enter(tmp_path / "d", given, None, genesis.id, talk))
     assert home.table.contacts == ["c.example:1"]

@@ -128,7 +128,7 @@ def test_wrong_validation_data(data, says):
 def test_what_cannot_be_used():
     with pytest.raises(ModelError, match="it has no weights yet"):
         adapter_for(keras.Sequential([keras.layers.Dense(2)])).check_platform()
-    with pytest.raises(SpecError, match="no 'MeanSquaredEror' Did you mean 'MeanSquaredError'"):
+    with pytest.raises(SpecError, match=r"no 'MeanSquaredEror'\. Did you mean 'MeanSquaredError'"):
         adapter_for(model(), Functions(loss="MeanSquaredEror"))
     made = model()
     adapter = adapter_for(made)

@@ -187,7 +187,7 @@ def test_batches_without_targets():
 @pytest.mark.parametrize(
     ("functions", "says"),
     [
-        (Functions(loss="CrossEntropyLos"), "lossFunction: torch has no loss 'CrossEntropyLos' Did you mean 'Cross"),
+        (Functions(loss="CrossEntropyLos"), "lossFunction: torch has no loss 'CrossEntropyLos'. Did you mean 'Cross"),
         (Functions(loss="CrossEntropyLoss", loss_args={"colour": 1}), "lossFunctionArgs: TypeError"),
         (Functions(metric="acuracy"), "metricFunction: 'acuracy' with these arguments needs torchmetrics"),
     ],
@@ -218,7 +218,7 @@ def test_modules_that_cannot_be_held(model, says):
 def test_models_of_no_framework():
     with pytest.raises(ModelError, match="there is no adapter for a dict"):
         adapter_for({})
-    with pytest.raises(SpecError, match="mlPlatform: unknown platform 'PYTORHC' Did you mean 'PYTORCH'"):
+    with pytest.raises(SpecError, match=r"mlPlatform: unknown platform 'PYTORHC'\. Did you mean 'PYTORCH'"):
         adapter_for(small(), platform="PYTORHC")
     with pytest.raises(ModelError, match=r"it is no torch.nn.Module"):
         adapter_for({}, platform="pytorch").check_platform()

@@ -103,9 +103,9 @@ def test_wrong_validation_data(data):
 
 def test_wrong_functions():
     line = SGDRegressor().partial_fit(X, Y)
-    with pytest.raises(SpecError, match="lossFunction: there is no loss 'log_los' Did you mean 'log_loss'"):
+    with pytest.raises(SpecError, match=r"lossFunction: there is no loss 'log_los'\. Did you mean 'log_loss'"):
         adapter_for(line, Functions(loss="log_los"))
-    with pytest.raises(SpecError, match="metricFunction: scikit-learn has no scorer 'acuracy' Did you mean 'accuracy'"):
+    with pytest.raises(SpecError, match=r"scikit-learn has no scorer 'acuracy'\. Did you mean 'accuracy'"):
         adapter_for(line, Functions(metric="acuracy"))
     with pytest.raises(SpecError, match="lossFunction: it raised AttributeError"):
         figures(line, Functions(loss="log_loss"))

@@ -16,6 +16,7 @@ from typing import Any
 from coterie.errors import CoterieError, NetworkError, OutputError
 from coterie.network.addresses import Address
 from coterie.network.discovery.files import replace_file
+from coterie.network.extra import REMEDY
 
 MOST_SAVED = 256
 """Nodes of IPv4, and as many of IPv6."""
@@ -30,7 +31,8 @@ def libtorrent() -> Any:
     except ImportError:
         raise NetworkError(
             "the distributed hash table needs libtorrent, which is not installed",
-            remedy="pip install 'coterie[node]', or name static addresses instead of a table.",
+            where="dht_listen",
+            remedy=f"{REMEDY}, or name contacts instead of a table.",
         ) from None
     return libtorrent
 

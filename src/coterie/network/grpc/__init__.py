@@ -1,12 +1,9 @@
 """Real connections between peers, over gRPC. The only place that needs grpcio: the extra ``coterie[node]``."""
 
-from importlib.util import find_spec
+from coterie.network.extra import require
 
-from coterie.errors import RunError
+require("grpc", "real connections")
 
-if find_spec("grpc") is None:
-    raise RunError("grpcio is not installed", where="coterie.network.grpc", remedy="pip install 'coterie[node]'")
-
-from coterie.network.grpc.transport import GrpcTransport
+from coterie.network.grpc.transport import GrpcTransport  # noqa: E402 - not before that says what is missing
 
 __all__ = ["GrpcTransport"]

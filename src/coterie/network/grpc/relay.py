@@ -118,13 +118,13 @@ class Relay:
             if opened.via == peer and not opened.answer.done():
                 opened.answer.set_exception(RouteLost("the relay is gone"))
 
-    def forget(self, peer: PeerId) -> None:
+    def forget(self, peer: PeerId, reason: str) -> None:
         """It is no member any more."""
         self.lost(peer)
         self.forwarding.forget(peer)
         route = self._routes.pop(peer, None)
         if route is not None:
-            route.end("expelled")
+            route.end(reason)
         for key in [key for key in self._sessions if key[0] == peer]:
             self._close(key)
 

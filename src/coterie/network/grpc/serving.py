@@ -139,7 +139,7 @@ class Listener:
             stream.end("closed")
             link.lose(stream)
         if ends.reason not in ("", "closed"):
-            await self._refuse(context, _DENIED if ends.reason == "expelled" else _ENDED, ends.reason)
+            await self._refuse(context, _DENIED if ends.reason in ("expelled", "left") else _ENDED, ends.reason)
 
     async def _refuse(self, context: Any, code: Any, reason: str, whose: str = "") -> None:
         """End a stream with a status that the other end can log."""

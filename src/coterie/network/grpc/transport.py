@@ -137,8 +137,9 @@ class GrpcTransport:
         for peer, link in list(self._links.items()):
             if peer not in members:
                 del self._links[peer]
-                self._relay.forget(peer)
-                link.close("expelled")
+                reason = "left" if peer in members.left else "expelled"
+                self._relay.forget(peer, reason)
+                link.close(reason)
                 continue
             held = {certificate.fingerprint for certificate in members.of_peer(peer)}
             for stream in [stream for stream in link.streams if not stream.certificates <= held]:

@@ -7,6 +7,7 @@ from coterie.protocols.membership.invitation import Invitation, invite
 from coterie.protocols.membership.issued import Issues
 from coterie.protocols.membership.join_messages import Briefing
 from coterie.protocols.membership.joining import Joined, join
+from coterie.protocols.membership.leaving import leave_of, require_leave, sign_leave
 from coterie.protocols.membership.policy import Policy
 from coterie.protocols.membership.records import Admission, Consent, Succession
 from coterie.protocols.membership.recovering import recover, sign_beside
@@ -34,7 +35,10 @@ __all__ = [
     "found",
     "invite",
     "join",
+    "leave_of",
     "read_genesis",
     "recover",
+    "require_leave",
     "sign_beside",
+    "sign_leave",
 ]

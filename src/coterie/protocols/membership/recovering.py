@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coterie.errors import MembershipError
-from coterie.identity import Certificate, Identity
+from coterie.identity import Certificate, Identity, PeerId
 from coterie.ledger.records import Record, RecordId
 from coterie.protocols.membership.book import Book
 from coterie.protocols.membership.invitation import Invitation
@@ -57,14 +57,18 @@ async def recover(
 ) -> Joined:
     """Make ``identity``, a new key, the founder's successor. ``keys``: recovery keys, one at least.
 
+    May be repeated with the same identity and certificate, where the answer was lost: nothing is signed twice.
+
     ``agree`` sees the membership that the succession is to follow, and may stop it: what is signed cannot be taken
     back. ``Joined.missing`` more keys must sign before it counts. Raises MembershipError when refused, lied to or
     stopped, or where a key is no recovery key of this federation.
     """
     if invitation.expires < now():
         raise MembershipError("the invitation has ended", where="recover", remedy="Ask for a new one.")
-    replay, records, _ = await _history(invitation, (), ask, secrets, now)
+    replay, records, briefing = await _history(invitation, (), ask, secrets, now)
     _require_keys(keys, replay.genesis.policy)
+    if (done := _done_before(replay, identity.id, certificate)) is not None:
+        return Joined(replay.graph.genesis, tuple(records), *done, replay.membership(), briefing)
     founder = replay.membership().founder
     if founder is None:
         raise MembershipError("the federation has no founder any more", where="recover")
@@ -95,6 +99,20 @@ async def recover(
         raise lie("its records do not show the succession")
     missing = pending.needed - pending.signed if pending else 0
     return Joined(replay.graph.genesis, tuple(records), succession.id, missing, membership, briefing)
+
+
+def _done_before(replay: Replay, own: PeerId, certificate: Certificate) -> tuple[RecordId, int] | None:
+    """The succession that names this peer and certificate already, and how many keys must still sign it."""
+    membership = replay.membership()
+    for node in replay.graph.nodes:
+        deed = node.deed
+        if isinstance(deed, Succession) and (deed.peer, deed.certificate) == (own, certificate.der):
+            pending = membership.pending.get(node.id)
+            if pending is not None:
+                return node.id, pending.needed - pending.signed
+            if membership.is_member(own):
+                return node.id, 0
+    return None
 
 
 def sign_beside(key: Identity, record: RecordId, parents: Sequence[RecordId], time: int) -> Record:

@@ -105,6 +105,7 @@ class Spread:
         self._deaf: dict[PeerId, float] = {}
         """Until when a member's news is not heard."""
         self._allowed: dict[PeerId, tuple[float, float]] = {}
+        self._followed: dict[RecordId, set[PeerId]] = {}
         self._news = False
         self._wake = asyncio.Event()
         book.watchers.append(self._on_record)
@@ -133,6 +134,14 @@ class Spread:
             self.book.watchers.remove(self._on_record)
             for task in self._pulls.values():
                 task.cancel()
+
+    def follow(self, record: RecordId) -> set[PeerId]:
+        """The members that fetch a record from this peer; the set grows from now on."""
+        return self._followed.setdefault(record, set())
+
+    def tell(self) -> None:
+        """Tell some members once more what the newest record here is."""
+        self._on_record()
 
     def _look(self) -> None:
         for partner in self._some(self.fanout):
@@ -249,6 +258,9 @@ class Spread:
         self._require_member(sender)
         known = self.book.replay.graph.by_id
         nodes = [known[name] for name in question.ids if name in known]
+        for name in question.ids:
+            if name in self._followed:
+                self._followed[name].add(sender)
         return MembershipRecords(tuple(node.record.encode() for node in nodes))
 
     def _require_member(self, sender: PeerId) -> None:

@@ -92,7 +92,7 @@ class Charter:
     def members(self, version: int) -> Members:
         """Who may connect."""
         certificates = [held for member in self.membership.members.values() for held in member.certificates]
-        return Members.of(self.store.genesis, certificates, version)
+        return Members.of(self.store.genesis, certificates, version, self.membership.left)
 
     def _keep(self, record: Record) -> None:
         self.store.put_record(record)

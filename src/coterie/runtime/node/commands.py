@@ -12,6 +12,7 @@ from coterie.ledger import Record
 from coterie.protocols.membership import invite
 from coterie.runtime.node.charter import now_ms
 from coterie.runtime.node.control import Command
+from coterie.runtime.node.leaving import leave
 from coterie.runtime.node.messages import Reach, ReachAsk, Standing, StandingAsk
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Commands:
             "heads": self.heads,
             "take": self.take,
             "renew": self.renew,
+            "leave": self.leave,
             "stop": self.stop,
         }
 
@@ -79,6 +81,8 @@ class Commands:
                 for peer, member in membership.members.items()
             ],
             "expelled": {peer: removal.reason for peer, removal in membership.expelled.items()},
+            "left": list(membership.left),
+            "quorum": node.charter.genesis.policy.quorum,
             "pending": {record.hex(): [p.signed, p.needed] for record, p in membership.pending.items()},
         }
 
@@ -160,6 +164,9 @@ class Commands:
     async def renew(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         await self._node.renew_certificate()
         return {"fingerprint": self._node.home.transport.certificate.fingerprint.hex()}
+
+    async def leave(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await leave(self._node)
 
     async def stop(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         self._node.stop()

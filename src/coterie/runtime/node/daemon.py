@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from coterie.errors import CoterieError, LedgerError, MessageError
+from coterie.errors import CoterieError, LedgerError, MessageError, NodeError
 from coterie.identity import PeerId, TransportKey, short_name
 from coterie.ledger import PeerLedger
 from coterie.network import Frame
@@ -28,6 +28,7 @@ from coterie.network.limits import Limits
 from coterie.protocols import Peer
 from coterie.protocols.membership import Briefing, Host, Issues, Spread
 from coterie.runtime.node.chains import Chains
+from coterie.runtime.node.changes import tell_of_changes
 from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.commands import Commands
 from coterie.runtime.node.contacts import Contacts
@@ -117,6 +118,7 @@ class Node:
     issues: Issues
     metrics_port: MetricsPort | None
     host: Host
+    spread: Spread
     join_port: JoinPort | None
     part: TakesPart
 
@@ -141,15 +143,28 @@ class Node:
         with self.home.locked(), contextlib.ExitStack() as closing:
             self.charter = Charter(self.home.path, self.table.federation)
             closing.callback(self.charter.close)
+            self._require_in()
             if self.charter.store.damage is not None:
                 _log.warning("%s", self.charter.store.damage)
-            await self._serve(closing)
+            async with contextlib.AsyncExitStack() as ending:
+                await self._serve(closing, ending)
+            _log.info("stopped")
+
+    def _require_in(self) -> None:
+        """Raise NodeError where this peer has left."""
+        if self.identity.id in self.charter.membership.left:
+            raise NodeError(
+                "this peer has left the federation",
+                where=str(self.home.path),
+                remedy=f"An invitation lets it in again: coterie federation join INVITATION --home NEW --key "
+                f"{self.home.path / 'key.pem'}. To tell the members once more: coterie federation leave.",
+            )
 
     def stop(self) -> None:
         """End soon and well."""
         self._stop.set()
 
-    async def _serve(self, closing: contextlib.ExitStack) -> None:
+    async def _serve(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> None:
         identity, transport_key = self.identity, self.home.transport
         if layout := self.charter.genesis.layout:
             self.layouts[layout.hex()] = _MOST_ELEMENTS
@@ -176,8 +191,10 @@ class Node:
         )
         closing.callback(self.part.close)
         self.peer.handle(ReachAsk, lambda sender, question: self.contacts.can_dial(sender))
-        spread = Spread(self.peer, self.charter.book)
+        self.spread = Spread(self.peer, self.charter.book)
+        self._known = self.charter.membership
         self.charter.book.watchers.append(self._on_membership)
+        ending.push_async_callback(self.transport.close)
         await self.transport.start()
         self.contacts = Contacts(self.home, self.table, identity, self.charter, self.peer, self.transport)
         memory = SharedMemory()
@@ -185,9 +202,13 @@ class Node:
         self.issues = Issues(FileStore(self.home.path / "state", Arena(memory, 1, 1), ""), now_ms)
         self.host = Host(identity, self.charter.book, self.issues, now_ms, self._brief)
         self.join_port = await self._open_join_port(transport_key)
+        if self.join_port is not None:
+            ending.push_async_callback(self.join_port.close)
         if self.metrics_port is not None:
+            ending.push_async_callback(self.metrics_port.close)
             await self.metrics_port.start()
         control = ControlServer(self.home.socket, Commands(self).all)
+        ending.push_async_callback(control.close)
         await control.start()
         name = short_name(identity.id)
         _log.info("%s (%s) listens at port %s", name, identity.id, self.transport.port or "none: it dials out only")
@@ -198,7 +219,7 @@ class Node:
         tasks = [
             asyncio.create_task(work, name=title)
             for title, work in (
-                ("membership", spread.run()),
+                ("membership", self.spread.run()),
                 ("discovery", self.contacts.run()),
                 ("chains", chains.run()),
                 ("certificate", self._keep_certificate()),
@@ -217,13 +238,6 @@ class Node:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.peer.close()
-            await control.close()
-            if self.metrics_port is not None:
-                await self.metrics_port.close()
-            if self.join_port is not None:
-                await self.join_port.close()
-            await self.transport.close()
-            _log.info("stopped")
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         """A part of the node has ended: the protocol may, the others may not."""
@@ -260,6 +274,8 @@ class Node:
     def _on_membership(self) -> None:
         """Somebody came, went, or has a new certificate."""
         self._version += 1
+        before, self._known = self._known, self.charter.membership
+        tell_of_changes(before, self._known)
         self.transport.set_members(self.charter.members(self._version))
         self.contacts.members_changed()
         self.part.members_changed()

@@ -19,7 +19,7 @@ from coterie.identity import short_name
 from coterie.network.addresses import Address
 from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.control import call
-from coterie.runtime.node.home import Home
+from coterie.runtime.node.home import Home, NodeTable
 
 _LEAST_BYTES = 1 << 30
 _LEAST_DAYS = 14
@@ -56,7 +56,7 @@ def examine(path: Path) -> list[Check]:
         else Check("ledger", "good", "open in the running node"),
         _try("spec", lambda: f"{home.spec.federation.name}, {home.spec.federation.protocol}"),
         _disk(path),
-        Check("versions", "good", _versions()),
+        _packages(table),
     ]
     if status is None:
         checks.append(Check("node", "unknown", "not running", f"Start it: coterie node --home {path}"))
@@ -157,6 +157,22 @@ def _free(address: str) -> str:
     return f"{address} is free"
 
 
-def _versions() -> str:
-    names = ("coterie", "grpcio", "torch", "cryptography")
-    return f"Python {platform.python_version()}, " + ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
+def _packages(table: NodeTable) -> Check:
+    """Versions of what the node runs on, and what its settings need that is not installed."""
+    wanted = {
+        "grpcio": ("node", True),
+        "libtorrent": ("node", table.dht_listen is not None),
+        "zstandard": ("node", table.compression == "zstd"),
+        "prometheus-client": ("prometheus", table.metrics is not None),
+    }
+    found, extras = [f"Python {platform.python_version()}"], list[str]()
+    for name in ("coterie", *wanted, "torch", "cryptography"):
+        extra, needed = wanted.get(name, ("", True))
+        try:
+            found += [f"{name} {importlib.metadata.version(name)}"] if needed else []
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{name} is not installed")
+            extras.append(extra)
+    if not extras:
+        return Check("versions", "good", ", ".join(found))
+    return Check("versions", "bad", ", ".join(found), f"pip install 'coterie[{','.join(dict.fromkeys(extras))}]'")

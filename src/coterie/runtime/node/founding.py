@@ -124,7 +124,8 @@ async def join_federation(
     return await _enter(
         path,
         table,
-        identity or Identity.generate(),
+        identity,
+        invitation.genesis,
         lambda home: join(
             invitation,
             home.identity,
@@ -154,7 +155,8 @@ async def recover_federation(
     return await _enter(
         path,
         table,
-        identity or Identity.generate(),
+        identity,
+        invitation.genesis,
         lambda home: recover(
             invitation,
             home.identity,
@@ -170,24 +172,38 @@ async def recover_federation(
 
 
 async def _enter(
-    path: Path, table: NodeTable, identity: Identity, talk: Callable[[Home], Awaitable[Joined]]
+    path: Path,
+    table: NodeTable,
+    identity: Identity | None,
+    federation: bytes,
+    talk: Callable[[Home], Awaitable[Joined]],
 ) -> tuple[Home, Joined]:
-    """Make a home and talk to who lets it in; nothing is left of the home where that fails."""
-    home = Home.create(path, identity, table)
-    try:
-        joined = await talk(home)
-    except BaseException:
-        home.discard()
-        raise
-    begin_ledger(path, joined.genesis, joined.records)
+    """Make a home and talk to who lets it in.
+
+    Where that fails the home keeps its key: an answer may have been lost after the admission, and the same key is then
+    answered again. Another call takes it up.
+    """
+    home = Home.begin(path, identity, federation)
+    with home.locked():
+        try:
+            joined = await talk(home)
+        except PeerUnreachable as error:
+            remedy = f"{error.remedy} Then give the same command again: {path} keeps the key."
+            raise PeerUnreachable(error.what, where=error.where, remedy=remedy) from None
+        return _settle(home, table, joined), joined
+
+
+def _settle(home: Home, table: NodeTable, joined: Joined) -> Home:
+    """Keep what a newcomer was told."""
+    begin_ledger(home.path, joined.genesis, joined.records)
     briefing = joined.briefing
     contacts = table.contacts or [text for text in briefing.contacts if is_address(text)]
     if verify(joined.genesis.author, "spec", signed_spec(joined.genesis.id, briefing.spec), briefing.signature):
         home.save_spec(briefing.spec, briefing.signature)
     if briefing.chain is not None:
-        save_pin(path, briefing.chain)
-    home.save(table.model_copy(update={"federation": joined.genesis.id.hex(), "contacts": contacts}))
-    return home, joined
+        save_pin(home.path, briefing.chain)
+    home.finish(table.model_copy(update={"federation": joined.genesis.id.hex(), "contacts": contacts}))
+    return home
 
 
 @contextmanager

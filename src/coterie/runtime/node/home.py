@@ -8,6 +8,7 @@ state/                   what its protocol keeps
 addresses.json dht.state   where others were last seen
 metrics.jsonl result.json models/   what it measured
 control.sock node.log
+joining                  the federation that a join which is not finished is for; there is no node.toml then
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import base64
 import fcntl
 import hashlib
 import os
-import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -30,12 +30,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from coterie import spec as specs
 from coterie.errors import IdentityError, NetworkError, NodeError, SpecError
-from coterie.files import sync_folder
+from coterie.files import sync_folder, write_file
 from coterie.identity import Certificate, Identity, TransportKey
 from coterie.network.addresses import Address
 from coterie.registry import explain
 from coterie.spec import Spec
 
+_JOINING = "joining"
 _SOCKET_PATH = 100
 """Bytes that the path of a Unix socket may have: 107 on Linux, 103 elsewhere."""
 
@@ -101,6 +102,36 @@ class Home:
     @classmethod
     def create(cls, path: Path, identity: Identity, table: NodeTable) -> Home:
         """Make a home without a spec. Raises NodeError where one is already there."""
+        home = cls._made(path, identity)
+        home.save(table)
+        return home
+
+    @classmethod
+    def begin(cls, path: Path, identity: Identity | None, federation: bytes) -> Home:
+        """The home of one who is to join ``federation``: a key and a certificate, and no settings before ``finish``.
+
+        Where a join of this federation was broken off here, it is taken up again: the peer may have been admitted, and
+        nobody but it knows the key. Raises NodeError where the folder holds something else, or another key.
+        """
+        home, sign = cls(path), path / _JOINING
+        if not sign.exists() or (path / "node.toml").exists():
+            home = cls._made(path, identity or Identity.generate())
+            write_file(sign, federation.hex().encode())
+        elif sign.read_text() != federation.hex() or (identity is not None and identity.id != home.identity.id):
+            raise NodeError(
+                "a join of another federation, or with another key, was begun here and not finished",
+                where=str(path),
+                remedy="Name a new folder with --home.",
+            )
+        return home
+
+    def finish(self, table: NodeTable) -> None:
+        """The peer has joined: from now on this is a node's home."""
+        self.save(table)
+        (self.path / _JOINING).unlink()
+
+    @classmethod
+    def _made(cls, path: Path, identity: Identity) -> Home:
         home = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -114,12 +145,7 @@ class Home:
             raise NodeError("the folder is not empty", where=str(path), remedy="Name a new folder with --home.")
         identity.save(home.path / "key.pem")
         home.save_transport(TransportKey.new(identity))
-        home.save(table)
         return home
-
-    def discard(self) -> None:
-        """Take back ``create``, when nothing has come of it."""
-        shutil.rmtree(self.path, ignore_errors=True)
 
     @property
     def spec_text(self) -> tuple[str, bytes] | None:

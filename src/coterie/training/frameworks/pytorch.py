@@ -263,7 +263,7 @@ def metric_function(functions: Functions) -> Measure | None:
             raise SpecError(
                 f"{metric!r} with these arguments needs torchmetrics, which is not installed",
                 where="metricFunction",
-                remedy=f"{near_miss(metric, _METRICS)} Or install torchmetrics, or pass a function.",
+                remedy=f"{near_miss(metric, _METRICS)} Or pip install torchmetrics, or pass a function.",
             ) from None
         if not isinstance(found := getattr(torchmetrics, metric, None), type):
             raise SpecError(f"torchmetrics has no {metric!r}", where="metricFunction", remedy="Correct the name.")

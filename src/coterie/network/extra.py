@@ -1,0 +1,22 @@
+"""Packages for real connections: the extra ``coterie[node]``. The base install does without them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from coterie.errors import NetworkError
+
+PACKAGES = {"grpc": "grpcio", "libtorrent": "libtorrent", "zstandard": "zstandard"}
+"""By module, the name under which it is installed."""
+REMEDY = "pip install 'coterie[node]'"
+
+
+def is_there(module: str) -> bool:
+    """Whether it is installed; it is not imported, since a process that is to fork must not hold gRPC."""
+    return find_spec(module) is not None
+
+
+def require(module: str, where: str) -> None:
+    """Raise NetworkError, which names the extra, where a module is not installed."""
+    if not is_there(module):
+        raise NetworkError(f"{PACKAGES[module]} is not installed", where=where, remedy=REMEDY)

@@ -1,0 +1,121 @@
+"""Joins that break off: whatever was lost on the way, the same command again gets the same peer in, once."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from coterie import spec as specs
+from coterie.errors import MembershipError, NodeError, PeerUnreachable
+from coterie.identity import Identity
+from coterie.protocols.membership import Invitation, Policy
+from coterie.runtime.node import founding
+from coterie.runtime.node.commands import Commands
+from coterie.runtime.node.departing import DepartingNode
+from coterie.runtime.node.departing import _Departing as Idle
+from coterie.runtime.node.founding import found_federation, join_federation
+from coterie.runtime.node.home import Home, NodeTable
+
+SECONDS = 60.0
+TABLE = NodeTable(private_networks=True)
+
+
+@pytest.fixture
+def founder(tmp_path: Path) -> Home:
+    spec = specs.load(None, ()).with_values({"federation.peers": 1, "model.name": "softmax"})
+    table = NodeTable(listen="127.0.0.1:0", join="127.0.0.1:0", private_networks=True)
+    return found_federation(tmp_path / "a", spec, None, table, name="a", policy=Policy())
+
+
+@asynccontextmanager
+async def inviting(home: Home):
+    """A node, and an invitation of its."""
+    node = DepartingNode(home, Idle)
+    task = asyncio.create_task(node.run())
+    await asyncio.wait_for(node.ready.wait(), SECONDS)
+    try:
+        answer = await Commands(node).invite({"days": 1})
+        yield node, Invitation.parse(answer["invitation"])
+    finally:
+        node.stop()
+        await asyncio.wait_for(task, SECONDS)
+
+
+class Line:
+    """The way to the join port. ``breaks``: before the request has gone out, or after the answer was given."""
+
+    def __init__(self, breaks: str, error: BaseException) -> None:
+        self.breaks, self.error, self.real = breaks, error, founding.call_join
+
+    async def __call__(self, *arguments):
+        breaks, self.breaks = self.breaks, ""
+        if breaks == "before":
+            raise self.error
+        answer = await self.real(*arguments)
+        if breaks == "after":
+            raise self.error
+        return answer
+
+
+@pytest.mark.parametrize("breaks", ["before", "after"])
+@pytest.mark.parametrize("kind", [PeerUnreachable, KeyboardInterrupt])
+def test_the_same_command_again_gets_the_same_peer_in(
+    founder: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str, kind: type[BaseException]
+) -> None:
+    path = tmp_path / "b"
+
+    async def main() -> None:
+        async with inviting(founder) as (node, invitation):
+            monkeypatch.setattr(founding, "call_join", Line(breaks, kind("the line is dead")))
+            with pytest.raises(_Broken if kind is KeyboardInterrupt else kind) as caught:
+                await _guarded(join_federation(path, invitation, TABLE, name="b"))
+            if kind is PeerUnreachable:
+                assert "give the same command again" in caught.value.remedy
+            assert not (path / "node.toml").exists()  # nothing takes it for a node's home
+            key = Home(path).identity.id
+            admitted = node.charter.membership.members
+            assert (key in admitted) == (breaks == "after")
+
+            home, joined = await join_federation(path, invitation, TABLE, name="b")
+            assert home.identity.id == key
+            assert list(joined.membership.members) == [founder.identity.id, key]
+            assert list(node.charter.membership.members) == list(joined.membership.members)
+            assert node.charter.book.size == 1  # admitted once
+            assert home.table.federation == founder.table.federation
+            assert not (path / "joining").exists()
+
+            with pytest.raises(MembershipError, match="used by another key"):
+                await join_federation(tmp_path / "thief", invitation, TABLE, name="b")
+            with pytest.raises(NodeError, match="not empty"):
+                await join_federation(path, invitation, TABLE, name="b")
+
+    asyncio.run(main())
+
+
+def test_a_broken_off_join_is_taken_up_by_its_own_key_and_federation_only(tmp_path: Path) -> None:
+    own = Identity.generate()
+    home = Home.begin(tmp_path / "b", own, bytes(32))
+    certificate = home.transport.certificate
+    assert Home.begin(tmp_path / "b", None, bytes(32)).transport.certificate == certificate
+    assert Home.begin(tmp_path / "b", own, bytes(32)).identity.id == own.id
+    for identity, federation in ((Identity.generate(), bytes(32)), (None, bytes(31) + b"1")):
+        with pytest.raises(NodeError, match="begun here and not finished"):
+            Home.begin(tmp_path / "b", identity, federation)
+    home.finish(TABLE)
+    with pytest.raises(NodeError, match="not empty"):
+        Home.begin(tmp_path / "b", own, bytes(32))
+
+
+class _Broken(Exception):
+    """Ctrl-C, where a test can catch it."""
+
+
+async def _guarded(work):
+    """asyncio ends a loop in which a KeyboardInterrupt goes through a task."""
+    try:
+        return await work
+    except KeyboardInterrupt:
+        raise _Broken from None
