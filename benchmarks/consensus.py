@@ -108,7 +108,7 @@ def run(count: int, blocks: int) -> dict[str, float]:
     network = SimulatedNetwork(NetworkTable(latency_ms=1e3 * LATENCY, jitter=0.0, bandwidth_mbps=1e6), [])
     network.begin(loop, stdlib_random(1, "network"))
     who = [Identity.from_seed(hashlib.sha256(b"voter %d" % number).digest()) for number in range(count)]
-    voters = Voters.of([Voter(one.id, VrfKey.of(one).public, 1) for one in who])
+    voters = Voters.of([Voter(one.id, VrfKey.of(one, GENESIS).public, 1) for one in who])
     charter = Charter.make(who[0], GENESIS, voters, hashlib.sha256(b"beacon").digest())
     applications = []
     for one in who:
