@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import grpc
 import torch
 
 from coterie.errors import MessageError
-from coterie.identity import Identity, TransportKey
+from coterie.identity import Certificate, Identity, TransportKey
 from coterie.layout import Snapshot
 from coterie.network import Codec, Envelope, Frame, MemorySnapshot, Message, message
 from coterie.network.grpc import GrpcTransport
@@ -24,6 +24,11 @@ LAYOUT, UNKNOWN_LAYOUT = "ab" * 32, "cd" * 32
 ELEMENTS = 1 << 20
 QUICK = Limits(snapshot_elements={LAYOUT: ELEMENTS}, hold_seconds=10.0)
 DEADLINE = 20.0
+
+
+def following(members: Members, certificates: Iterable[Certificate]) -> Members:
+    """The same federation with these certificates instead, one version on."""
+    return Members.of(members.genesis, certificates, members.version + 1)
 
 
 @message

@@ -43,7 +43,6 @@ from coterie.identity.keys import Identity
 
 VRF_KEY_BYTES = 32
 VRF_PROOF_BYTES = 80
-VRF_OUTPUT_BYTES = 64
 _POINT, _CHALLENGE = 32, 16
 _SUITE, _TO_CURVE, _TO_CHALLENGE, _TO_OUTPUT, _END = b"\x03", b"\x01", b"\x02", b"\x03", b"\x00"
 _FIELD = 2**255 - 19
