@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -11,7 +10,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
@@ -20,7 +19,7 @@ import msgspec
 import tomli_w
 
 from coterie.errors import DataError, OutputError
-from coterie.files import write_file
+from coterie.files import locked, write_file
 from coterie.runtime._result import SCHEMA, Result, combine, summary
 
 if TYPE_CHECKING:
@@ -187,17 +186,11 @@ class RunDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Raise OutputError where another process works on this directory; the lock ends with the process."""
-        with _writing(self.path):
-            descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        busy = OutputError("another process is at work on this run", where=str(self.path), remedy="Wait, or stop it.")
+        with ExitStack() as stack:
+            with _writing(self.path):
+                stack.enter_context(locked(self.path, busy))
             yield
-        except BlockingIOError:
-            raise OutputError(
-                "another process is at work on this run", where=str(self.path), remedy="Wait, or stop it."
-            ) from None
-        finally:
-            os.close(descriptor)
 
     def write_origin(self, origin: Origin) -> None:
         """``checkpoint/origin.json``."""

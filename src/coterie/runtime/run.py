@@ -26,6 +26,7 @@ import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
 from coterie import spec as specs
 from coterie.errors import CoterieError, DataError, LayoutMismatch, OutputError, SpecError, near_miss
+from coterie.runtime._result import facts_of
 from coterie.runtime.notebook import shown
 from coterie.runtime.progress import Progress
 from coterie.runtime.report import write_report
@@ -213,14 +214,7 @@ def _run_one(
         _require_same(spec, saved.spec_hash, directory)
         started -= saved.seconds
     directory.cut_metrics(saved.metrics_bytes if saved else 0)
-    known: dict[str, Any] = {
-        "run": str(directory.path),
-        "spec_hash": spec.hash,
-        "seed": spec.seed,
-        "protocol": spec.federation.protocol,
-        "peers": spec.federation.peers,
-        "rounds": rounds,
-    }
+    known = {"run": str(directory.path), **facts_of(spec)}
 
     def on_round(index: int, accuracies: list[float], sent: int) -> None:
         progress.round_done(index + 1, rounds, accuracies, sent)

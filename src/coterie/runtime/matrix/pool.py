@@ -25,6 +25,7 @@ from coterie import data
 from coterie import spec as specs
 from coterie.data import CoterieDataWarning, Dataset
 from coterie.errors import CoterieError, PluginError, RunError, WorkerLost
+from coterie.runtime._result import facts_of
 from coterie.runtime.matrix.plan import Tables, run_key
 from coterie.runtime.results import Result
 from coterie.runtime.simulation.build import Simulation
@@ -174,13 +175,4 @@ def _run(job: Job, loaded: dict[str, Dataset]) -> Result:
         return _failure(
             job, RunError(what, remedy="Run this cell alone to see more."), spec, time.monotonic() - started
         )
-    return Result(
-        status="ok",
-        spec_hash=spec.hash,
-        seed=spec.seed,
-        protocol=spec.federation.protocol,
-        peers=spec.federation.peers,
-        rounds=spec.federation.rounds,
-        **figures,
-        seconds=time.monotonic() - started,
-    )
+    return Result(status="ok", **facts_of(spec), **figures, seconds=time.monotonic() - started)
