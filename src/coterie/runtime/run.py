@@ -351,14 +351,14 @@ class _Workers:
 @contextmanager
 def _generators_kept() -> Iterator[None]:
     """One torch thread in this process while it simulates; threads and global generators as before afterwards."""
-    threads, numpy_state, python_state = torch.get_num_threads(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    threads, numpy_state, python_state = torch.get_num_threads(), np.random.get_state(), random.getstate()  # noqa: NPY002 - the user's
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_num_threads(threads)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        np.random.set_state(numpy_state)  # noqa: NPY002 - the user's
         random.setstate(python_state)
 
 

@@ -105,7 +105,7 @@ def _send(worker: _Worker) -> None:
 
 def _outcome(worker: _Worker) -> Result | WorkerLost:
     try:
-        return pickle.loads(worker.connection.recv_bytes())  # type: ignore[no-any-return]  # noqa: S301 - our own process
+        found: Result = pickle.loads(worker.connection.recv_bytes())  # noqa: S301 - from our own process
     except (EOFError, OSError):
         worker.connection.close()
         return WorkerLost(
@@ -113,6 +113,7 @@ def _outcome(worker: _Worker) -> Result | WorkerLost:
             where=f"seed {worker.job.seed}",
             remedy="If the machine was out of memory, take fewer peers, a smaller model or fewer --jobs.",
         )
+    return found
 
 
 def _failure(job: Job, error: BaseException, spec: Spec | None = None, seconds: float = 0.0) -> Result:

@@ -119,7 +119,8 @@ class KerasAdapter(ModelAdapter):
                 where="adsValData",
                 remedy="Give it (inputs, targets), or a data set that can be gone through many times.",
             )
-        return data  # type: ignore[no-any-return]
+        batches: Iterable[Any] = data
+        return batches
 
     def evaluate(self, batches: Iterable[Any]) -> Figures:
         compiled = self._loss is None and self.model.compiled
