@@ -10,8 +10,10 @@ def test_what_was_saved_is_spent_at_once_and_earned_again():
     allowance = Allowance(a_second=2.0, burst=3.0)
     assert [allowance.take("a", 10.0) for _ in range(5)] == [True, True, True, False, False]
     assert allowance.take("b", 10.0), "each has its own"
-    assert not allowance.take("a", 10.25)
     assert allowance.take("a", 10.5)
+    assert not allowance.take("a", 10.75)
+    assert not allowance.take("a", 11.0), "what was earned before a refusal is gone with it"
+    assert allowance.take("a", 11.5)
     assert [allowance.take("a", 1000.0) for _ in range(4)] == [True, True, True, False]
 
 

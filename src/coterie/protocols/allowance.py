@@ -17,7 +17,7 @@ class Allowance:
         """What each had after its last question, and when that was."""
 
     def take(self, peer: PeerId, now: float) -> bool:
-        """Whether it may ask at ``now``, in seconds; if so, it has one question less."""
+        """Whether it may ask at ``now``, in seconds: then it has one question less. Who asks too soon has none left."""
         left, since = self._left.get(peer, (self._burst, now))
         left = min(self._burst, left + (now - since) * self._a_second)
         self._left[peer] = (max(0.0, left - 1.0), now)
