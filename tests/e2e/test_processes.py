@@ -36,6 +36,15 @@ def test_processes_give_the_bits_of_the_simulation(tmp_path: Path) -> None:
     assert len(list((tmp_path / "real" / "models").iterdir())) == 3
 
 
+@pytest.mark.parametrize("rule", ["clip_and_trust", "mean"])
+def test_six_that_hear_three_a_round_give_the_bits_too(tmp_path: Path, rule: str) -> None:
+    """Who is slow still gets the others' models of its round, here as there, though it is another peer that is slow."""
+    sets = ["federation.peers=6", "federation.rounds=20", f"aggregation.rule={rule}", "run.exact_kernels=true"]
+    real = run(None, sets=sets, out=tmp_path / "real", on="processes")
+    simulated = run(None, sets=sets, out=tmp_path / "simulated", workers=0)
+    assert (real.status, real.model_hash) == ("ok", simulated.model_hash)
+
+
 def test_a_node_that_dies_is_started_again(tmp_path: Path) -> None:
     out, killed = tmp_path / "run", []
 

@@ -1,13 +1,15 @@
-"""Peers with real transports on 127.0.0.1 in one process, and a client that keeps to no rule."""
+"""Peers with real transports on this machine in one process, and a client that keeps to no rule."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import grpc
+import pytest
 import torch
 
 from coterie.errors import MessageError
@@ -24,6 +26,15 @@ LAYOUT, UNKNOWN_LAYOUT = "ab" * 32, "cd" * 32
 ELEMENTS = 1 << 20
 QUICK = Limits(snapshot_elements={LAYOUT: ELEMENTS}, hold_seconds=10.0)
 DEADLINE = 20.0
+
+
+def _has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+NEEDS_IPV6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no ::1")
 
 
 def following(members: Members, certificates: Iterable[Certificate]) -> Members:
@@ -98,6 +109,7 @@ class Site:
     drops: list[tuple[str, str]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     transport: GrpcTransport = field(init=False)
+    host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         self.key = TransportKey.new(self.identity)
@@ -108,7 +120,7 @@ class Site:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.transport.port}"
+        return f"{self.host}:{self.transport.port}"
 
     @property
     def texts(self) -> list[str]:
@@ -151,6 +163,7 @@ class World:
     ) -> Site:
         """Bring a site up; it knows the addresses of ``dials``."""
         site = self.sites[number]
+        site.host = (listen or site.host).rpartition(":")[0]
         site.transport = GrpcTransport(
             site.identity,
             site.key,

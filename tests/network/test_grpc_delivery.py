@@ -5,7 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from network_world import GENESIS, QUICK, World, following, note, run, settled, snapshot, until, vectors
+from network_world import (
+    GENESIS,
+    NEEDS_IPV6,
+    QUICK,
+    World,
+    following,
+    note,
+    run,
+    settled,
+    snapshot,
+    until,
+    vectors,
+)
 
 from coterie.errors import IdentityError, NetworkError, RunError
 from coterie.identity import Identity, TransportKey
@@ -15,11 +27,12 @@ from coterie.network.limits import Limits
 from coterie.network.members import Members
 
 
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", pytest.param("[::1]:0", marks=NEEDS_IPV6)])
 @pytest.mark.parametrize("dials", [0, 1])
-def test_frames_go_both_ways_over_one_stream_whoever_dialled(dials):
+def test_frames_go_both_ways_over_one_stream_whoever_dialled(dials, listen):
     async def test():
         async with World(2) as world:
-            listening = await world.start(1 - dials)
+            listening = await world.start(1 - dials, listen=listen)
             dialling = await world.start(dials, listening, listen=None)
             dialling.send(listening, "there")
             await until(lambda: listening.got)

@@ -8,7 +8,7 @@ import struct
 from dataclasses import replace
 
 import pytest
-from network_world import run, until
+from network_world import NEEDS_IPV6, run, until
 
 from coterie.errors import CoterieError, IdentityError, NetworkError, PeerUnreachable, RunError
 from coterie.identity import Identity, TransportKey
@@ -23,23 +23,26 @@ async def echo(request, address):
 
 
 @contextlib.asynccontextmanager
-async def listening(handler=echo, **limits):
+async def listening(handler=echo, host="127.0.0.1", **limits):
     key = TransportKey.new(Identity.generate())
-    port = JoinPort(key, handler, "127.0.0.1:0", replace(LIMITS, **limits))
+    port = JoinPort(key, handler, f"{host}:0", replace(LIMITS, **limits))
     await port.start()
     try:
-        yield port, f"127.0.0.1:{port.port}", hashlib.sha256(key.certificate.der).digest()
+        yield port, f"{host}:{port.port}", hashlib.sha256(key.certificate.der).digest()
     finally:
         await port.close()
 
 
-def test_a_question_is_answered():
+@pytest.mark.parametrize(
+    ("host", "seen"), [("127.0.0.1", b"127.0.0.1"), pytest.param("[::1]", b"::1", marks=NEEDS_IPV6)]
+)
+def test_a_question_is_answered(host, seen):
     async def test():
-        async with listening() as (_, address, fingerprint):
+        async with listening(host=host) as (_, address, fingerprint):
             for request in (b"", b"hello", bytes(200_000)):
-                assert await call_join(address, fingerprint, request, 5.0) == b"127.0.0.1: " + request
+                assert await call_join(address, fingerprint, request, 5.0) == seen + b": " + request
             answers = await asyncio.gather(*(call_join(address, fingerprint, b"%d" % n, 5.0) for n in range(20)))
-            assert answers == [b"127.0.0.1: %d" % n for n in range(20)]
+            assert answers == [seen + b": %d" % n for n in range(20)]
 
     run(test)
 

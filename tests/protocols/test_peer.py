@@ -15,7 +15,7 @@ from coterie.ledger import NullLedger
 from coterie.network import Codec, Envelope, Frame, MemorySnapshot, Message, message
 from coterie.protocols import Model, Peer, Pull
 from coterie.protocols.patience import Patience
-from coterie.protocols.peer import require_idle
+from coterie.protocols.peer import LATEST, require_idle
 from coterie.runtime.simulation.clock import VirtualLoop
 
 DELAY = 0.25
@@ -439,6 +439,24 @@ def test_a_pull_waits_for_its_round(world):
     assert world.loop.time() == 10 + DELAY
     assert len(world.sent("b")) == 3  # each pull was answered once
     assert not any(world.b._waiting.values())
+
+
+def test_who_is_slow_gets_the_round_it_asks_for(world):
+    for round_ in range(6):
+        world.b.publish(snapshot(round_), round_)
+    found = {round_: world.run(world.a.pull(["b"], round_))["b"] for round_ in (1, 2, 4, LATEST)}
+    assert {round_: model.round for round_, model in found.items()} == {1: 5, 2: 2, 4: 4, LATEST: 5}
+    assert vector(found[2]) == [2]
+    world.b.forget(4)
+    assert [world.run(world.a.pull(["b"], round_))["b"].round for round_ in (3, 4)] == [5, 4]
+
+
+def test_the_latest_is_not_the_first_and_is_waited_for(world):
+    world.loop.call_later(5, world.b.publish, snapshot(0), 0)
+    assert world.run(world.a.pull(["b"], LATEST))["b"].round == 0
+    world.b.publish(snapshot(1), 1)
+    assert world.run(world.a.pull(["b"], LATEST))["b"].round == 1
+    assert world.run(world.a.pull(["b"], 0))["b"].round == 0
 
 
 def test_a_later_round_answers_an_earlier_pull(world):

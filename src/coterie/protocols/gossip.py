@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from coterie.protocols.peer import Mixed, Model, Peer, PeerId
+from coterie.protocols.peer import LATEST, ROUNDS_KEPT, Mixed, Model, Peer, PeerId
 from coterie.registry import protocols
 
 
@@ -44,7 +44,7 @@ async def gossip(
         if "vector" in memory:
             await peer.learner.adopt(memory["vector"])
             await peer.record_again(memory["vector"], memory["published"], degree=degree)
-        elif others := await peer.confirmed(await peer.pull(peer.random.sample(peer.neighbours, degree), 0)):
+        elif others := await peer.confirmed(await peer.pull(peer.random.sample(peer.neighbours, degree), LATEST)):
             # Late, or without memory: begin between the others' models; the median bears a minority of liars.
             await peer.learner.aggregate(others, round, degree=degree, rule="median")
 
@@ -55,10 +55,10 @@ async def gossip(
         # Step 1: train on one's own data.
         fitted = await peer.learner.fit(round)
         # Step 2: let others have the outcome.
-        peer.publish(fitted.snapshot, round, degree=degree)
+        peer.publish(fitted.snapshot, round, degree=degree, kept=0 if asynchronous else ROUNDS_KEPT)
         if warmup <= round < rounds - cooldown and (round - warmup) % swap_every == 0:
             # Step 3: pull from a random subset of the neighbours.
-            models = await peer.pull(peer.random.sample(peer.neighbours, degree), 0 if asynchronous else round)
+            models = await peer.pull(peer.random.sample(peer.neighbours, degree), LATEST if asynchronous else round)
             # Step 4: mix, each vector weighted by the trust its peer has earned.
             mixed = await peer.learner.aggregate(models, round, degree=degree, state=state)
             state = mixed.state

@@ -25,7 +25,7 @@ from coterie.protocols.interfaces import (
     Store,
     require_idle,
 )
-from coterie.protocols.published import Channel, Model, Natural, Pull, content_of, serves
+from coterie.protocols.published import LATEST, Channel, Model, Natural, Pull, content_of, serves
 from coterie.protocols.questions import Questions
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from coterie.protocols.consensus.place import ChainTerms, PeerChain
 
 __all__ = [
+    "LATEST",
+    "ROUNDS_KEPT",
     "Channel",
     "Clock",
     "Fitted",
@@ -50,6 +52,8 @@ __all__ = [
     "require_idle",
 ]
 
+ROUNDS_KEPT = 3
+"""So far may a peer be ahead of a slow one that still pulls its model of an earlier round. Each is one vector."""
 _PULLS = 8
 Handler = Callable[[PeerId, Any], Message | Awaitable[Message | None] | None]
 M = TypeVar("M", bound=Message)
@@ -86,9 +90,8 @@ class Peer:
     """Its key, for what it signs itself. A runtime whose runs replay gives one made from its seed."""
     waiting: Callable[[], str] | None = None
     """What its protocol waits for beside answers, in words, where it can say."""
-    rounds_kept: int = 0
-    """How many publications before the last one others may still pull: peers that run ahead of slow ones keep some."""
     _earlier: dict[str, list[Model]] = field(default_factory=dict)
+    """By channel, the publications before the last one: others, who are slower, may still pull them."""
     _handlers: dict[type[Message], Handler] = field(default_factory=dict)
     _questions: Questions = field(init=False)
     _waiting: dict[PeerId, list[Envelope]] = field(default_factory=dict)
@@ -167,14 +170,19 @@ class Peer:
 
     # Publishing
 
-    def publish(self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model") -> None:
-        """Let others pull this snapshot from now on; answers those who wait for this round. The ledger records it."""
+    def publish(
+        self, snapshot: Snapshot, round: int, *, degree: int = 0, channel: str = "model", kept: int = ROUNDS_KEPT
+    ) -> None:
+        """Let others pull this snapshot from now on; answers those who wait for this round. The ledger records it.
+
+        ``kept``: how many publications before this one the slower may still pull by their rounds.
+        """
         model = Model(round, channel, snapshot, self.learner.samples, degree)
         self.ledger.append("model", content_of(model))
-        if self.rounds_kept and channel in self.memory.published:
+        if channel in self.memory.published:
             earlier = self._earlier.setdefault(channel, [])
             earlier.append(self.memory.published[channel])
-            del earlier[: -self.rounds_kept]
+            del earlier[: max(0, len(earlier) - kept)]
         self.memory.published[channel] = model
         for sender, waiting in list(self._waiting.items()):
             ready = [envelope for envelope in waiting if serves(envelope.message, model)]
@@ -196,7 +204,7 @@ class Peer:
         channel: str = "model",
         timeout: float | None = None,
     ) -> dict[PeerId, Model]:
-        """What each of ``whom`` has published for this round, or has now for a later one.
+        """What each of ``whom`` has published for this round, or has now for a later one; or ``LATEST``.
 
         Who did not answer is left out.
         """
@@ -208,6 +216,11 @@ class Peer:
             elif reply is not None:
                 self.metrics.dropped(peer, MessageError("a reply to a pull was not what was asked for", where=peer))
         return models
+
+    def forget(self, round: int) -> None:
+        """Let go of what was published before this round, the last of each channel apart: nobody needs it any more."""
+        for earlier in self._earlier.values():
+            earlier[:] = [model for model in earlier if model.round >= round]
 
     async def confirmed(self, models: Mapping[PeerId, Model]) -> dict[PeerId, Model]:
         """Those of the models of which their senders have signed a record, where there is a ledger at all."""

@@ -9,15 +9,20 @@ import msgspec
 from coterie.layout import Snapshot
 from coterie.network import Message, message
 
+LATEST = -1
+"""Instead of a round's number: the last there is, of whatever round."""
 Natural = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Channel = Annotated[str, msgspec.Meta(max_length=32)]
 
 
 @message
 class Pull(Message, frozen=True):
-    """Ask for what the other has published on a channel in this round or later. The reply waits for the round."""
+    """Ask for what the other has published on a channel in this round or, where that is gone, later.
 
-    round: Natural
+    The reply waits for the round. ``LATEST`` asks for the last publication there is, and waits for the first.
+    """
+
+    round: Annotated[int, msgspec.Meta(ge=LATEST, lt=1 << 32)]
     channel: Channel
 
 

@@ -103,9 +103,12 @@ def test_a_wrapped_module_meets_a_plain_one(wrap):
     assert adapter_for(wrap(small())).layout.hash == adapter_for(small()).layout.hash
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_module_on_a_gpu():
-    adapter = adapter_for(small().cuda(), Functions(loss="CrossEntropyLoss"))
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_module_on_a_device(device):
+    adapter = adapter_for(small().to(device), Functions(loss="CrossEntropyLoss"))
     assert torch.equal(saved(adapter), saved(adapter_for(small())))
     wanted = torch.rand(adapter.layout.size)
     adapter.load_weights(wanted)

@@ -17,9 +17,6 @@ from coterie.runtime.results import PeerMetrics
 from coterie.seeds import stdlib_random
 from coterie.spec import Spec
 
-_ROUNDS_KEPT = 3
-"""So far may a peer be ahead of a slow one that still pulls its model of an earlier round. Each is one vector."""
-
 
 @dataclass
 class Life:
@@ -64,7 +61,6 @@ class Life:
         self.take_in(self.ids)
         peer.learner, peer.store, peer.metrics = learner, self.site.store, self.metrics
         peer.random, peer.returned, peer.meet = self._random(0), returned, self._meet
-        peer.rounds_kept = _ROUNDS_KEPT
         attack = spec.choices.get("attack")
         publishes = spec.protocol.component.traits.get("publishes", True)
         if own in self.attackers and publishes and attack is not None and falsifies(attack.component) == "own":

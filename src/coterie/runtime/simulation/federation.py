@@ -13,6 +13,7 @@ import gc
 import hashlib
 import inspect
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,8 @@ class Member:
     chain: SharedMemory | None = None
     """Its copy of the shared chain, once its protocol has asked for it."""
     mixed: Mixed | None = None
+    round: int = 0
+    """The one it has begun."""
     starts: int = 0
     crashed: bool = False
     """Its process died and has not started again."""
@@ -139,6 +142,8 @@ class Federation:
             for index in range(count)
         ]
 
+        self._at, self._slowest = Counter({0: count}), 0
+        """How many peers are in each round, and the first of these rounds."""
         who = {member.id: member.identity for member in self.members}
         self.chains = SimulatedChains(bytes.fromhex(spec.hash), who, lambda: int(1000 * self.loop.time()))
 
@@ -283,6 +288,18 @@ class Federation:
                 )
             await life
 
+    def _begins(self, member: Member, round: int) -> None:
+        """What was published for rounds that all have behind them is let go."""
+        self._at[member.round] -= 1
+        member.round = round
+        self._at[round] += 1
+        if not self._at[self._slowest]:
+            self._at = +self._at
+            self._slowest = min(self._at)
+            for each in self.members:
+                if each.peer is not None:
+                    each.peer.forget(self._slowest)
+
     def _peer(self, member: Member, returned: bool) -> Peer:
         spec, seed, start = self.spec, self.spec.seed, member.starts
         peer: Peer
@@ -291,6 +308,7 @@ class Federation:
             peer.receive(sender, frame)
 
         async def meet(round: int) -> None:
+            self._begins(member, round)
             if self.barrier is not None and round >= self.barrier:
                 member.arrived = True
                 self._one_less()
