@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coterie.files import write_file
+from coterie.errors import OutputError
+from coterie.files import locked, write_file
 
 
 def test_a_file_is_written_whole_in_a_folder_that_is_made(tmp_path: Path) -> None:
@@ -45,3 +46,19 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(
         write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_its_owner_can_read_it_where_the_mode_says_so(tmp_path: Path) -> None:
+    write_file(tmp_path / "x", b"secret", mode=0o600)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o600
+
+
+def test_a_folder_is_locked_by_one_at_a_time(tmp_path: Path) -> None:
+    """An open file is locked, not a process, so one process can show it."""
+    busy = OutputError("busy")
+    with locked(tmp_path, busy), pytest.raises(OutputError, match="busy"), locked(tmp_path, busy):
+        pass
+    with locked(tmp_path, busy):
+        pass
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "none", busy):
+        pass

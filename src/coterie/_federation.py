@@ -5,30 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
 from coterie._commands import Commands, grid, success
 from coterie._node_options import (
-    Announce,
     AsJson,
-    Contact,
-    Dataset,
-    Dht,
-    DhtListen,
     Home,
-    JoinPort,
     Key,
-    Listen,
     Name,
-    Part,
-    Private,
     Recovery,
     ask,
     end_of_day,
     own_key,
-    settings,
+    with_settings,
 )
 from coterie.errors import SpecError
 
@@ -41,6 +32,7 @@ federation = typer.Typer(
     epilog="Example: coterie federation init study.toml --home a --listen 0.0.0.0:7400 --join 0.0.0.0:7401 "
     "--announce a.example:7400"
 )
+@with_settings
 def init(
     home: Home,
     spec: Annotated[
@@ -51,9 +43,6 @@ def init(
         typer.Option("--swarm", metavar="NAME", help="Instead of a spec: training scripts bring model and data."),
     ] = None,
     name: Name = "founder",
-    listen: Listen = None,
-    announce: Announce = None,
-    join: JoinPort = None,
     admit: Annotated[str, typer.Option("--admit", help="Who may admit: founder, any, or quorum.")] = "founder",
     expel: Annotated[str, typer.Option("--expel", help="Who may expel: founder or quorum.")] = "founder",
     quorum: Annotated[int, typer.Option("--quorum", min=2, help="How many must sign, where a quorum decides.")] = 2,
@@ -61,12 +50,6 @@ def init(
     until: Annotated[
         str | None, typer.Option("--until", metavar="DATE", help="No admissions after this day (YYYY-MM-DD, UTC).")
     ] = None,
-    contact: Contact = None,
-    dht_listen: DhtListen = None,
-    dht: Dht = None,
-    private: Private = False,
-    data: Dataset = None,
-    part: Part = None,
     key: Key = None,
     recovery: Annotated[
         list[Path] | None,
@@ -77,6 +60,8 @@ def init(
             "founder whose key is lost. Repeatable; to add one later is not possible.",
         ),
     ] = None,
+    *,
+    table: Any,
 ) -> None:
     """Found a federation: make its genesis record, and the home of its first member."""
     from coterie.identity import short_name
@@ -91,10 +76,16 @@ def init(
             remedy="--admit founder, any or quorum; --expel founder or quorum.",
         )
     found = spec_to_found(spec, swarm)
-    table = settings(listen, announce, join, contact, dht_listen, dht, private, data, part)
-    rules = {"admit": admit, "expel": expel, "quorum": quorum, "seats": seats, "until": end_of_day(until)}
+    end = end_of_day(until)
     with recovery_keys(recovery or []) as ids:
-        policy = Policy(**rules, recovery=ids)  # type: ignore[arg-type]
+        policy = Policy(
+            admit=cast(Literal["founder", "quorum", "any"], admit),  # seen above
+            expel=cast(Literal["founder", "quorum"], expel),
+            quorum=quorum,
+            seats=seats,
+            until=end,
+            recovery=ids,
+        )
         made = found_with_data(home, found, table, name=name, policy=policy, identity=own_key(key))
     success(f"federation   {made.table.federation}")
     success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
@@ -104,7 +95,7 @@ def init(
         success(f"begins       when {peers} members are there, this one among them (federation.peers in the spec)")
     if recovery:
         success(f"recovery     {', '.join(map(str, recovery))}: take them off this machine, and keep them apart")
-    if listen and Address.parse(listen, to_listen=True).host in ("0.0.0.0", "::") and announce is None:  # noqa: S104
+    if table.listen and Address.parse(table.listen, to_listen=True).unspecified and table.announce is None:
         typer.echo(
             'Warning: others are not told where to reach this node. Set  announce = "host:port"  in '
             f"{home / 'node.toml'}; invitations need it too.",
@@ -146,32 +137,26 @@ def invite(
 
 
 @federation.command(epilog="Example: coterie federation join coterie1abc... --home b --data csv:/data/ward-7.csv")
+@with_settings
 def join(
     invitation: Annotated[str, typer.Argument(help="The invitation, or a file that holds it.", show_default=False)],
     home: Home,
     name: Name = "member",
-    listen: Listen = None,
-    announce: Announce = None,
-    join_port: JoinPort = None,
-    contact: Contact = None,
-    dht_listen: DhtListen = None,
-    dht: Dht = None,
-    private: Private = False,
-    data: Dataset = None,
-    part: Part = None,
     key: Key = None,
+    *,
+    table: Any,
 ) -> None:
     """Join a federation by an invitation, and make this node's home."""
     from coterie.runtime.node.founding import join_federation, read_invitation
 
     read = read_invitation(invitation)
-    table = settings(listen, announce, join_port, contact, dht_listen, dht, private, data, part)
     _entered(*asyncio.run(join_federation(home, read, table, name=name, identity=own_key(key))))
 
 
 @federation.command(
     epilog="Example: coterie federation recover coterie1abc... --home a2 --recovery safe-1.pem --recovery safe-2.pem"
 )
+@with_settings
 def recover(
     invitation: Annotated[
         str, typer.Argument(help="A member's invitation that replaces the founder, or a file.", show_default=False)
@@ -179,17 +164,10 @@ def recover(
     home: Home,
     recovery: Recovery,
     name: Name = "founder",
-    listen: Listen = None,
-    announce: Announce = None,
-    join_port: JoinPort = None,
-    contact: Contact = None,
-    dht_listen: DhtListen = None,
-    dht: Dht = None,
-    private: Private = False,
-    data: Dataset = None,
-    part: Part = None,
     key: Key = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether the members shown are all.")] = False,
+    *,
+    table: Any,
 ) -> None:
     """Replace a founder whose key is lost or stolen: hand its seat and powers to a new key, in a new home.
 
@@ -200,7 +178,6 @@ def recover(
     from coterie.runtime.node.founding import read_invitation, recover_federation
 
     read, keys = read_invitation(invitation), [Identity.load(path) for path in recovery]
-    table = settings(listen, announce, join_port, contact, dht_listen, dht, private, data, part)
 
     def agree(membership: Any) -> bool:
         names = ", ".join(member.name for member in membership.members.values())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,16 +62,17 @@ def ask(home: Path, command: str, *, seconds: float = 30.0, **content: Any) -> d
 
 
 def settings(
-    listen: str | None,
-    announce: str | None,
-    join: str | None,
-    contact: list[str] | None,
-    dht_listen: str | None,
-    dht: list[str] | None,
-    private: bool,
-    data: str | None,
-    part: int | None,
+    listen: Listen = None,
+    announce: Announce = None,
+    join: JoinPort = None,
+    contact: Contact = None,
+    dht_listen: DhtListen = None,
+    dht: Dht = None,
+    private: Private = False,
+    data: Dataset = None,
+    part: Part = None,
 ) -> Any:
+    """A new node's table of settings."""
     from pydantic import ValidationError
 
     from coterie.registry import explain
@@ -88,6 +92,22 @@ def settings(
         )
     except ValidationError as error:
         raise explain(error, "command line", NodeTable.model_fields) from None
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of ``settings`` in place of its parameter ``table``, which is what they come to."""
+    own, options = (inspect.signature(function, eval_str=True) for function in (command, settings))
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        table = settings(**{name: given.pop(name) for name in options.parameters})
+        command(**given, table=table)
+
+    kept = [parameter for name, parameter in own.parameters.items() if name != "table"]
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*kept, *options.parameters.values())]
+    run.__dict__["__signature__"] = own.replace(parameters=parameters)  # from it the command line takes its options
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def metrics_address(text: str | None) -> str | None:

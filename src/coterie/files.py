@@ -1,17 +1,22 @@
-"""Files that are there after a power cut: written whole or not at all, and their folders with them."""
+"""Files that are there after a power cut: written whole or not at all, and their folders with them. Folders locked."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from coterie.errors import CoterieError
 
-def write_file(path: Path, content: bytes) -> None:
+
+def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file, whole or not at all, its folder made if need be: a temporary one beside it, then a rename.
 
-    It is on disk when this returns, under its name. Raises OSError.
+    It is on disk when this returns, under its name. With ``mode`` 0o600 nobody but its owner can read it at any time.
+    Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -20,13 +25,27 @@ def write_file(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(descriptor)
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except BaseException:
         with suppress(OSError):
             Path(temporary).unlink()
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def locked(folder: Path, busy: CoterieError) -> Iterator[None]:
+    """Raise ``busy`` where another process has locked this folder; the lock ends with the process. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -30,7 +30,7 @@ def identity(name: str) -> Identity:
 
 def voter(name: str, weight: int = 1) -> Voter:
     who = identity(name)
-    return Voter(who.id, VrfKey.of(who).public, weight)
+    return Voter(who.id, VrfKey.of(who, GENESIS).public, weight)
 
 
 class Killed(Exception):

@@ -68,7 +68,7 @@ class Bench:
             parent_height=parent.block.height if parent else 0,
             parent=parent.block.id if parent else self.state.anchor,
             closes=closes,
-            proof=VrfKey.of(who).prove(closing_alpha(self.state.beacon, height)) if closes else b"",
+            proof=VrfKey.of(who, GENESIS).prove(closing_alpha(self.state.beacon, height)) if closes else b"",
             time=time,
         )
         return FullSharedBlock(block, ())

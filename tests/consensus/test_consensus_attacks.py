@@ -113,7 +113,9 @@ def test_who_slept_while_all_voters_were_replaced_catches_up(worlds):
         world.names.append(heir.name)
         heir.start()
         heirs.append(heir)
-        change = NewKey.make(heir.identity, GENESIS, world.keys[name], VrfKey.of(heir.identity).public, until=50)
+        change = NewKey.make(
+            heir.identity, GENESIS, world.keys[name], VrfKey.of(heir.identity, GENESIS).public, until=50
+        )
         for node in world.up:
             node.app.extra = [*node.app.extra, record(identity(name), change, time=0)]
     old = [world.nodes[name] for name in NAMES]

@@ -52,7 +52,7 @@ def test_a_joiner_comes_by_a_checkpoint_and_votes_two_epochs_after_its_record(wo
     checkpoint = known.checkpoint(2)
     newcomer = world.add("new", start=checkpoint)
     newcomer.start()
-    join = Join.make(newcomer.identity, GENESIS, VrfKey.of(newcomer.identity).public, 2, until=50)
+    join = Join.make(newcomer.identity, GENESIS, VrfKey.of(newcomer.identity, GENESIS).public, 2, until=50)
     recorded = bring(world, record(identity("p0"), join, time=0))
     key = newcomer.identity.id
     world.until(lambda: key in newcomer.machine.state.voters, 60)
@@ -86,7 +86,7 @@ def test_a_seat_goes_to_a_new_key(worlds):
     world = worlds([1] * 4, seed=3, closing=3, pace=0.2).begin()
     heir = world.add("heir")
     heir.start()
-    change = NewKey.make(heir.identity, GENESIS, world.keys["p2"], VrfKey.of(heir.identity).public, until=50)
+    change = NewKey.make(heir.identity, GENESIS, world.keys["p2"], VrfKey.of(heir.identity, GENESIS).public, until=50)
     recorded = bring(world, record(identity("p2"), change, time=0))
     world.until(lambda: epoch(world) >= recorded + 3, 60)
     voters = world.nodes["p0"].machine.state.voters

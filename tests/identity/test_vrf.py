@@ -1,5 +1,9 @@
 """The verifiable random function: RFC 9381's vectors, integers to compare with, and everything that must be refused."""
 
+import hashlib
+import hmac
+import struct
+
 import edwards_integers as integers
 import pytest
 from hypothesis import assume, example, given, settings
@@ -64,6 +68,7 @@ RFC_9381 = [
     },
 ]
 SEED = bytes(range(32))
+GENESIS = hashlib.sha256(b"a federation").digest()
 KEY = VrfKey.from_seed(SEED)
 PROOF = KEY.prove(b"alpha")
 seeds = st.binary(min_size=32, max_size=32)
@@ -230,10 +235,36 @@ def test_one_output_may_have_several_proofs():
 
 def test_the_key_of_a_peer_is_not_its_identity():
     identity = Identity.from_seed(SEED)
-    key = VrfKey.of(identity)
-    assert key == VrfKey.of(Identity.from_seed(SEED)) == VrfKey.from_seed(identity.derive("vrf", b""))
+    key = VrfKey.of(identity, GENESIS)
     assert key.public.hex() != identity.id
-    assert key.public != VrfKey.of(Identity.generate()).public
+    assert key.public != VrfKey.of(Identity.generate(), GENESIS).public
+
+
+def test_the_key_of_a_peer_is_hkdf_of_its_seed_and_the_genesis():
+    """HKDF-SHA256 (RFC 5869) without a salt, of 32 bytes, written out with hmac."""
+    info = b"coterie" + struct.pack(">H", len("vrf")) + b"vrf" + GENESIS
+    extracted = hmac.digest(bytes(32), SEED, "sha256")
+    expanded = hmac.digest(extracted, info + b"\x01", "sha256")
+    assert VrfKey.of(Identity.from_seed(SEED), GENESIS) == VrfKey.from_seed(expanded)
+
+
+def test_a_peer_has_another_key_in_another_federation():
+    """One that was founded from a copied checkpoint, with the same beacon and heights, learns nothing of this one."""
+    identity, copied = Identity.from_seed(SEED), hashlib.sha256(b"a copy").digest()
+    here, again, there = (VrfKey.of(identity, genesis) for genesis in (GENESIS, GENESIS, copied))
+    assert here == again != there
+    assert here.public != there.public
+    alpha = b"the same beacon and height"
+    outputs = [vrf_output(key.public, alpha, key.prove(alpha)) for key in (here, again, there)]
+    assert outputs[0] == outputs[1] != outputs[2]
+    assert None not in outputs
+    assert vrf_output(here.public, alpha, there.prove(alpha)) is None
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_genesis_hash_has_32_bytes(length):
+    with pytest.raises(IdentityError, match="genesis"):
+        VrfKey.of(Identity.from_seed(SEED), bytes(length))
 
 
 def test_a_key_shows_no_secret():

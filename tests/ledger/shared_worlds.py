@@ -28,7 +28,7 @@ def identity(name):
 
 PEERS = [identity(number) for number in range(7)]
 BY_ID = {peer.id: peer for peer in PEERS}
-VRF = {peer.id: VrfKey.of(peer) for peer in PEERS}
+VRF = {peer.id: VrfKey.of(peer, GENESIS) for peer in PEERS}
 BEACON = hashlib.sha256(b"the first beacon").digest()
 
 

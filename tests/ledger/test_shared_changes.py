@@ -253,7 +253,7 @@ def test_there_is_room_for_all_who_may_be_locked(monkeypatch):
 def test_a_joiner_leads_and_signs():
     """The chain goes on with the voters it has drawn from its records, far enough to need the new one."""
     newcomer = identity("newcomer")
-    BY_ID[newcomer.id], VRF[newcomer.id] = newcomer, VrfKey.of(newcomer)
+    BY_ID[newcomer.id], VRF[newcomer.id] = newcomer, VrfKey.of(newcomer, GENESIS)
     writer = begun((1, 1, 1, 1))
     writer.close(join(newcomer, until=1, weight=30))
     writer.close()
@@ -270,7 +270,7 @@ def test_one_seat_cannot_take_all_the_room_by_changing_its_key():
     keys = [A, *(identity(f"key {number}") for number in range(6))]
 
     def move(old, new, until):
-        return changes.record(old, NewKey.make(new, GENESIS, old.id, VrfKey.of(new).public, until), time=1)
+        return changes.record(old, NewKey.make(new, GENESIS, old.id, VrfKey.of(new, GENESIS).public, until), time=1)
 
     writer = begun()
     writer.close(*(move(old, new, LOCK) for old, new in pairwise(keys)))
@@ -278,7 +278,7 @@ def test_one_seat_cannot_take_all_the_room_by_changing_its_key():
     assert sorted(locked) == sorted(key.id for key in keys[:2])
     (seat,) = {member.key for member in writer.state.following.members} - {B.id, C.id, D.id}
     assert seat == keys[2].id
-    BY_ID[seat], VRF[seat] = keys[2], VrfKey.of(keys[2])
+    BY_ID[seat], VRF[seat] = keys[2], VrfKey.of(keys[2], GENESIS)
     for _ in range(LOCK + 1):
         writer.close()
     writer.close(

@@ -82,7 +82,7 @@ def test_evidence():
 def test_checkpoints():
     """As many voters as there may be, twice, and as many locked keys."""
     peers = [Identity.from_seed(hashlib.sha256(b"many %d" % n).digest()) for n in range(1024)]
-    vrf = VrfKey.of(PEER).public
+    vrf = VrfKey.of(PEER, GENESIS).public
     many = Voters.of(Voter(peer.id, vrf, 1 << 48) for peer in peers)
     assert Voters.decode(many.encode()) == many
     keys = sorted(hashlib.sha256(b"%d" % n).hexdigest() for n in range(MOST_LOCKED))

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from ledger_worlds import GENESIS_RECORD
 from shared_worlds import Writer, charter, written
+from torn_files import PAGE, change_bytes, copied, lose_end, lose_page
 
 from coterie.errors import LedgerError
 from coterie.ledger.shared import SharedChain, SharedMemory, SharedStore, Signatures
 from coterie.ledger.shared.ledger import Row
 
-PAGE = 4096
 START = charter()
 WRITER = Path(__file__).with_name("shared_writer.py")
 KNOWN = Signatures()
@@ -35,11 +35,6 @@ def sound(tmp_path_factory):
             store.add(blocks, finality)
             memory.add(blocks, finality)
     return path, memory
-
-
-def copied(sound, folder):
-    folder.mkdir()
-    return shutil.copyfile(sound[0], folder / "shared.sqlite")
 
 
 def opened(path):
@@ -88,17 +83,8 @@ def pieces(data):
     return [data[start : start + 40] for start in range(0, len(data) - 40, 200)]
 
 
-def overwrite(path, start, content):
-    with path.open("r+b") as file:
-        file.seek(start)
-        gone = file.read(len(content))
-        file.seek(start)
-        file.write(content)
-    return gone
-
-
 def test_a_sound_file_is_sound(sound, tmp_path):
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     before = path.read_bytes()
     with opened(path) as store:
         assert store.damage is None
@@ -109,13 +95,8 @@ def test_a_sound_file_is_sound(sound, tmp_path):
 @pytest.mark.parametrize("how", ["cut", "torn", "zeros", "noise"])
 @pytest.mark.parametrize("pages", [1, 4, 13])
 def test_the_last_pages_are_lost(sound, tmp_path, how, pages):
-    path = copied(sound, tmp_path / "copy")
-    data, draw = path.read_bytes(), random.Random(pages)
-    start = len(data) - pages * PAGE
-    if how in ("cut", "torn"):
-        path.write_bytes(data[: start + (0 if how == "cut" else draw.randrange(1, PAGE))])
-    else:
-        overwrite(path, start, bytes(len(data) - start) if how == "zeros" else draw.randbytes(len(data) - start))
+    path = copied(sound[0], tmp_path / "copy")
+    data, start = lose_end(path, pages, how, random.Random(pages))
     with opened(path) as store:
         assert store.damage is not None
         assert store.damage.file.read_bytes()[:start] == data[:start]
@@ -129,10 +110,10 @@ def test_the_last_pages_are_lost(sound, tmp_path, how, pages):
 @pytest.mark.parametrize("seed", range(11))
 def test_any_page_is_lost(sound, tmp_path, seed):
     """Also the file's header, and pages that hold the tables together, checkpoints and voters."""
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     draw = random.Random(seed)
     page = draw.randrange(path.stat().st_size // PAGE) if seed > 8 else seed
-    gone = overwrite(path, page * PAGE, draw.choice([bytes(PAGE), draw.randbytes(PAGE)]))
+    gone = lose_page(path, page, draw)
     with opened(path) as store:
         check_kept(store, sound[1], gone)
 
@@ -140,10 +121,9 @@ def test_any_page_is_lost(sound, tmp_path, seed):
 @pytest.mark.parametrize("seed", range(6))
 def test_any_bytes_are_changed(sound, tmp_path, seed):
     """Small damage in older epochs may go unseen on opening; then reading it says so, or gives what was there."""
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     draw = random.Random(seed)
-    for _ in range(draw.choice([1, 3, 30])):
-        overwrite(path, draw.randrange(path.stat().st_size - 8), draw.randbytes(draw.choice([1, 8])))
+    change_bytes(path, draw)
     try:
         with opened(path) as store:
             assert store.chain == sound[1].chain or store.damage is not None
@@ -156,7 +136,7 @@ def test_any_bytes_are_changed(sound, tmp_path, seed):
 
 @pytest.mark.parametrize("table", ["checkpoints", "voters", "blocks"])
 def test_what_belongs_to_the_present_epoch_is_remade(sound, tmp_path, table):
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     changed = {
         "checkpoints": "UPDATE checkpoints SET data = zeroblob(40) WHERE epoch = 8",
         "voters": "DELETE FROM voters",
@@ -191,7 +171,7 @@ def test_a_last_block_that_nothing_makes_final_is_not_kept(tmp_path):
 
 
 def test_a_file_with_nothing_left_is_not_replaced(sound, tmp_path):
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
     before = path.read_bytes()
     with pytest.raises(LedgerError, match="nothing can be read") as caught:

@@ -25,9 +25,9 @@ def test_voters_are_sorted_and_have_one_encoding():
     assert VOTERS.hash == hashlib.sha256(b"coterie voters" + VOTERS.encode()).digest()
     for place, member in enumerate(VOTERS.members):
         assert VOTERS.index(member.key) == place
-        assert VOTERS.weight_of(member.key) == member.weight
+        assert VOTERS.get(member.key) == member
         assert member.key in VOTERS
-    assert (VOTERS.index("0" * 64), VOTERS.weight_of("0" * 64), VOTERS.get("0" * 64)) == (None, 0, None)
+    assert (VOTERS.index("0" * 64), VOTERS.get("0" * 64)) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from coterie.ledger.shared import (
     Signatures,
     Vote,
     Voters,
-    contradictions,
 )
 
 replace = msgspec.structs.replace
@@ -163,33 +162,6 @@ def test_what_is_no_evidence(what):
     one, other = HARMLESS[what]
     with pytest.raises(LedgerError):
         Evidence.of(one, other)
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "proves"),
-    [
-        (("final", BLOCK), ("final", OTHER), True),
-        (("final", BLOCK), ("dummy", bytes(32)), True),
-        (("block", BLOCK), ("block", OTHER), True),
-        (("block", BLOCK), ("dummy", bytes(32)), False),
-        (("block", BLOCK), ("final", BLOCK), False),
-        (("final", BLOCK), ("final", BLOCK), False),
-    ],
-)
-def test_two_certificates_accuse_those_who_signed_both(one, other, proves):
-    """5 of 7 each: at least 3, which is more than a third."""
-    early, late = VOTERS.members[:5], VOTERS.members[2:]
-    sent = [
-        votes(*thing, peers=[peer for peer in PEERS if any(voter.key == peer.id for voter in chosen)])
-        for thing, chosen in ((one, early), (other, late))
-    ]
-    first, second = (Certificate.of(several, VOTERS, QuorumRule()) for several in sent)
-    found = contradictions(first, second, VOTERS)
-    assert [shown.voter for shown in found] == ([voter.key for voter in VOTERS.members[2:5]] if proves else [])
-    for shown in found:
-        shown.check(GENESIS)
-    moved = Certificate.of(votes(*other, height=4), VOTERS, QuorumRule())
-    assert contradictions(first, moved, VOTERS) == ()
 
 
 def test_a_proposal_shows_why_it_may_follow():

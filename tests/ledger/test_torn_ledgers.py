@@ -6,12 +6,12 @@ import sqlite3
 
 import pytest
 from ledger_worlds import ANN, BOB, EVE, GENESIS, GENESIS_RECORD, MEMBERS, chain, filled
+from torn_files import PAGE, change_bytes, copied, lose_end, lose_page, overwrite
 
 from coterie.errors import LedgerError
 from coterie.ledger import Block, FullBlock, LedgerStore, PeerLedger, Record, audit
 from coterie.ledger.salvage import salvage
 
-PAGE = 4096
 LENGTHS = {ANN: 16, BOB: 10, EVE: 12}
 NOTES = [Record.make(BOB, "note", {"n": number, "fill": b"n" * 200}, time=number) for number in range(40)]
 
@@ -31,11 +31,6 @@ def sound(tmp_path_factory):
             for note in NOTES[2 * height : 2 * height + 2]:
                 store.put_record(note)
     return path, blocks
-
-
-def copied(sound, folder):
-    folder.mkdir()
-    return shutil.copyfile(sound[0], folder / "ledger.sqlite")
 
 
 def pieces(data):
@@ -65,17 +60,8 @@ def check_kept(store, blocks, gone, loose=(GENESIS_RECORD, *NOTES)):
     assert found == [note for note in NOTES if note in found]  # in order
 
 
-def overwrite(path, start, content):
-    with path.open("r+b") as file:
-        file.seek(start)
-        gone = file.read(len(content))
-        file.seek(start)
-        file.write(content)
-    return gone
-
-
 def test_a_sound_file_is_sound(sound, tmp_path):
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     before = path.read_bytes()
     with LedgerStore(path, GENESIS) as store:
         assert store.damage is None
@@ -86,18 +72,8 @@ def test_a_sound_file_is_sound(sound, tmp_path):
 @pytest.mark.parametrize("how", ["cut", "torn", "zeros", "noise"])
 @pytest.mark.parametrize("pages", [1, 2, 3, 7, 13])
 def test_the_last_pages_are_lost(sound, tmp_path, how, pages):
-    path = copied(sound, tmp_path / "copy")
-    data = path.read_bytes()
-    start = len(data) - pages * PAGE
-    draw = random.Random(pages)
-    if how in ("cut", "torn"):
-        start += 0 if how == "cut" else draw.randrange(1, PAGE)
-        path.write_bytes(data[:start])
-        start -= start % PAGE
-    else:
-        size = len(data) - start
-        content = bytes(size) if how == "zeros" else draw.randbytes(size)
-        overwrite(path, start, content)
+    path = copied(sound[0], tmp_path / "copy")
+    data, start = lose_end(path, pages, how, random.Random(pages))
     with LedgerStore(path, GENESIS) as store:
         assert store.damage is not None
         assert store.damage.file.read_bytes()[:start] == data[:start]
@@ -119,10 +95,10 @@ def test_the_last_pages_are_lost(sound, tmp_path, how, pages):
 @pytest.mark.parametrize("seed", range(18))
 def test_any_page_is_lost(sound, tmp_path, seed):
     """Also the file's header, and pages that hold the tables together."""
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     draw = random.Random(seed)
     page = draw.randrange(path.stat().st_size // PAGE) if seed > 6 else seed
-    gone = overwrite(path, page * PAGE, draw.choice([bytes(PAGE), draw.randbytes(PAGE)]))
+    gone = lose_page(path, page, draw)
     with LedgerStore(path, GENESIS) as store:
         check_kept(store, sound[1], gone)
 
@@ -130,10 +106,9 @@ def test_any_page_is_lost(sound, tmp_path, seed):
 @pytest.mark.parametrize("seed", range(16))
 def test_any_bytes_are_changed(sound, tmp_path, seed):
     """Small damage may go unseen on opening, inside older blocks; the audit sees it."""
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     draw = random.Random(seed)
-    for _ in range(draw.choice([1, 3, 30])):
-        overwrite(path, draw.randrange(path.stat().st_size - 8), draw.randbytes(draw.choice([1, 8])))
+    change_bytes(path, draw)
     try:
         with LedgerStore(path, GENESIS) as store:
             for author, held in sound[1].items():
@@ -148,7 +123,7 @@ def test_any_bytes_are_changed(sound, tmp_path, seed):
 
 
 def test_a_changed_block_at_the_end_of_a_chain_is_seen(sound, tmp_path):
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     last = sound[1][ANN.id][-1]
     position = path.read_bytes().index(last.encode()) + last.nbytes // 2
     gone = overwrite(path, position, b"!")
@@ -164,7 +139,7 @@ def test_a_changed_block_at_the_end_of_a_chain_is_seen(sound, tmp_path):
 
 
 def test_a_changed_record_outside_chains_is_seen(sound, tmp_path):
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     position = path.read_bytes().index(NOTES[7].encode()) + 120
     overwrite(path, position, b"!")
     with LedgerStore(path, GENESIS) as store:
@@ -174,7 +149,7 @@ def test_a_changed_record_outside_chains_is_seen(sound, tmp_path):
 
 
 def test_a_block_lost_in_the_middle_leaves_the_later_ones_waiting(sound, tmp_path):
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     with sqlite3.connect(path) as db:
         db.execute("DELETE FROM blocks WHERE author = ? AND height IN (5, 10)", (ANN.id,))
     db.close()
@@ -194,7 +169,7 @@ def test_a_block_lost_in_the_middle_leaves_the_later_ones_waiting(sound, tmp_pat
 
 
 def test_an_index_that_hides_a_block_is_remade(sound, tmp_path):
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA writable_schema=ON")
         db.execute(
@@ -208,7 +183,7 @@ def test_an_index_that_hides_a_block_is_remade(sound, tmp_path):
 
 
 def test_each_damaged_file_is_kept(sound, tmp_path):
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     for number in (1, 2, 3):
         overwrite(path, path.stat().st_size - PAGE, b"\xff" * PAGE)
         before = path.read_bytes()
@@ -219,7 +194,7 @@ def test_each_damaged_file_is_kept(sound, tmp_path):
 
 
 def test_a_file_with_nothing_left_is_not_replaced(sound, tmp_path):
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
     before = path.read_bytes()
     with pytest.raises(LedgerError, match="nothing can be read") as caught:
@@ -362,7 +337,7 @@ def test_file_and_log_are_both_damaged(running, tmp_path, seed):
 
 def test_a_half_made_new_file_is_begun_again(sound, tmp_path):
     """Killed while a damaged ledger was being mended, or while one was made."""
-    path = copied(sound, tmp_path / "copy")
+    path = copied(sound[0], tmp_path / "copy")
     overwrite(path, path.stat().st_size - PAGE, bytes(PAGE))
     for name in ("ledger.sqlite.mending", "ledger.sqlite.mending-wal", "ledger.sqlite.new", "ledger.sqlite.new-wal"):
         path.with_name(name).write_bytes(b"half")

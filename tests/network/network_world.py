@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import grpc
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from coterie.errors import MessageError
-from coterie.identity import Identity, TransportKey
+from coterie.identity import Certificate, Identity, TransportKey
 from coterie.layout import Snapshot
 from coterie.network import Codec, Envelope, Frame, MemorySnapshot, Message, message
 from coterie.network.grpc import GrpcTransport
@@ -35,6 +35,11 @@ def _has_ipv6() -> bool:
 
 
 NEEDS_IPV6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no ::1")
+
+
+def following(members: Members, certificates: Iterable[Certificate]) -> Members:
+    """The same federation with these certificates instead, one version on."""
+    return Members.of(members.genesis, certificates, members.version + 1)
 
 
 @message

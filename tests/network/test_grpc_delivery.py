@@ -5,7 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from network_world import GENESIS, NEEDS_IPV6, QUICK, World, note, run, settled, snapshot, until, vectors
+from network_world import (
+    GENESIS,
+    NEEDS_IPV6,
+    QUICK,
+    World,
+    following,
+    note,
+    run,
+    settled,
+    snapshot,
+    until,
+    vectors,
+)
 
 from coterie.errors import IdentityError, NetworkError, RunError
 from coterie.identity import Identity, TransportKey
@@ -287,14 +299,14 @@ def test_certificates_are_rotated_without_losing_a_frame():
                 old = site.transport._links[other.id].streams[0]
                 new = TransportKey.new(site.identity)
                 certificates = [site.key.certificate for site in world.sites]
-                both = world.members.next([*certificates, new.certificate])
+                both = following(world.members, [*certificates, new.certificate])
                 for each in world.sites:
                     each.transport.set_members(both)
                 site.transport.rotate(new)
                 site.key = new
                 if site is dialling:
                     await until(lambda old=old: old.retired, "a stream with the new certificate")
-                after = both.next([site.key.certificate for site in world.sites])
+                after = following(both, [site.key.certificate for site in world.sites])
                 for each in world.sites:
                     each.transport.set_members(after)
                 await until(lambda old=old: old.ended, "the old stream's end")

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from network_world import GENESIS, OTHER_GENESIS, Intruder, Site, World, note, run, snapshot, until, vectors
+from network_world import GENESIS, OTHER_GENESIS, Intruder, Site, World, following, note, run, snapshot, until, vectors
 
 from coterie.identity import Certificate, Identity, TransportKey
 from coterie.identity.certificates import tls_name
@@ -135,7 +135,7 @@ def test_a_member_of_another_federation(caplog):
             # It is a member of both, and mixes them up.
             (stranger,) = others.sites[:1]
             both = [*(site.key.certificate for site in world.sites), stranger.key.certificate]
-            pair[0].transport.set_members(world.members.next(both))
+            pair[0].transport.set_members(following(world.members, both))
             others.members = Members.of(OTHER_GENESIS, [site.key.certificate for site in [*others.sites, pair[0]]])
             site = await others.start(0, pair[0], listen=None)
             await until(lambda: pair[0].reasons("wrong hello"))
@@ -156,7 +156,7 @@ def test_expulsion_cuts_the_open_stream_and_keeps_the_peer_out():
             async with Intruder(listening, world.sites[2].key) as intruder:
                 await intruder.greet()
                 await until(lambda: len(listening.transport.connected) == 2)
-                remaining = world.members.next([site.key.certificate for site in world.sites[:2]])
+                remaining = following(world.members, [site.key.certificate for site in world.sites[:2]])
                 listening.transport.set_members(remaining)
                 # At once: it is gone before anything else can happen.
                 assert listening.transport.connected == (dialling.id,)
@@ -179,7 +179,7 @@ def test_expulsion_cuts_streams_that_were_dialled_too():
     async def test():
         async with World(2) as world:
             listening, dialling = await honest(world)
-            dialling.transport.set_members(world.members.next([dialling.key.certificate]))
+            dialling.transport.set_members(following(world.members, [dialling.key.certificate]))
             assert dialling.transport.connected == ()
             listening.send(dialling, "x")
             await until(lambda: not listening.transport.connected)
@@ -205,7 +205,9 @@ def test_an_expelled_peer_that_does_not_read_is_cut_too():
                     return link._busy is not None and seen[-50:] == [seen[-1]] * 50
 
                 await until(blocked, "a write that blocks")
-                listening.transport.set_members(world.members.next([site.key.certificate for site in world.sites[:2]]))
+                listening.transport.set_members(
+                    following(world.members, [site.key.certificate for site in world.sites[:2]])
+                )
                 assert listening.transport.connected == (dialling.id,)
                 await until(lambda: len(listening.failed) >= 2)
                 await until(lambda: listening.transport._listener.streams == 1, "the end of the call")

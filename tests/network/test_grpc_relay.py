@@ -7,7 +7,7 @@ from dataclasses import replace
 import grpc
 import pytest
 import torch
-from network_world import ELEMENTS, LAYOUT, QUICK, Intruder, World, note, run, snapshot, until, vectors
+from network_world import ELEMENTS, LAYOUT, QUICK, Intruder, World, following, note, run, snapshot, until, vectors
 
 from coterie.network.grpc.relay import RelayRoute
 from coterie.network.grpc.wire import FIRST, FORWARD, FORWARDED, Addressed
@@ -219,7 +219,7 @@ def test_members_that_are_expelled_are_not_relayed_for():
             anna.send(bert, "one")
             carl.send(bert, "one")
             await until(lambda: len(bert.got) == 2)
-            remaining = world.members.next([site.key.certificate for site in world.sites if site is not anna])
+            remaining = following(world.members, [site.key.certificate for site in world.sites if site is not anna])
             # The relay has not heard yet: the receiver refuses all the same.
             bert.transport.set_members(remaining)
             anna.send(bert, "two")

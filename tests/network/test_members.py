@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 from cryptography import x509
+from network_world import following
 
 from coterie.errors import IdentityError
 from coterie.identity import Certificate, Identity, TransportKey
@@ -36,7 +37,7 @@ def test_a_peer_may_have_two_certificates_while_one_replaces_the_other():
     both = Members.of(GENESIS, [old, new])
     assert both.of_peer(identity.id) == (old, new)
     assert {both.holder(c.fingerprint) for c in (old, new)} == {identity.id}
-    after = both.next([new])
+    after = following(both, [new])
     assert (both.version, after.version) == (0, 1)
     assert after.holder(old.fingerprint) is None
     assert both.holder(old.fingerprint) == identity.id  # a picture never changes

@@ -193,8 +193,8 @@ class World:
         self.network = SimulatedNetwork(NetworkTable(**table), faults)
         self.network.begin(self.loop, random.Random(f"network/{self.seed}"))
         self.network.name_groups(dict(enumerate(self.names)))
-        members = [Voter(self.keys[name], VrfKey.of(identity(name)).public, 1) for name in voters]
         genesis = chain_genesis(FEDERATION, self.terms.contract)
+        members = [Voter(self.keys[name], VrfKey.of(identity(name), genesis).public, 1) for name in voters]
         beacon = hashlib.sha256(f"beacon {self.seed}".encode()).digest()
         rule = QuorumRule(self.kind, self.min_peers)
         self.charter = Charter.make(identity("founder"), genesis, Voters.of(members), beacon, rule)

@@ -22,6 +22,7 @@ from coterie.runtime.simulation.transport import SimulatedNetwork
 from coterie.spec import NetworkTable
 
 FEDERATION = hashlib.sha256(b"a federation").digest()
+GENESIS = chain_genesis(FEDERATION, "a training")
 TERMS = Agreed(2, 10, False, "mean", True, "ab" * 32)
 
 
@@ -91,7 +92,8 @@ def test_all_that_are_there_vote_in_the_one_charter():
     assert found[0].genesis == chain_genesis(FEDERATION, "a training")
     assert found[0].rule == QuorumRule("majority", 2)
     assert all(
-        voter.vrf == VrfKey.of(place.keys[place.names.index(voter.key)]).public for voter in found[0].voters.members
+        voter.vrf == VrfKey.of(place.keys[place.names.index(voter.key)], found[0].genesis).public
+        for voter in found[0].voters.members
     )
     assert place.dropped == []
 
@@ -146,10 +148,8 @@ def test_a_charter_by_which_nothing_was_merged_gives_way_to_the_others():
     place.start(1)
     place.start(2)
     place.wait(5)
-    own = Voters.of([Voter(place.names[0], VrfKey.of(place.keys[0]).public, 1)])
-    kept = Charter.make(
-        place.keys[0], chain_genesis(FEDERATION, "a training"), own, bytes(32), QuorumRule("majority", 1)
-    )
+    own = Voters.of([Voter(place.names[0], VrfKey.of(place.keys[0], GENESIS).public, 1)])
+    kept = Charter.make(place.keys[0], GENESIS, own, bytes(32), QuorumRule("majority", 1))
     place.start(0, kept=kept)
     place.wait(5)
     assert place.found(0).id == place.found(1).id
@@ -236,8 +236,9 @@ def test_a_promise_holds_until_it_ends():
 
 
 def charter(place, signer, members, contract="a training"):
-    own = [Voter(key.id, VrfKey.of(key).public, 1) for key in (place.keys[number] for number in members)]
-    made = Charter.make(signer, chain_genesis(FEDERATION, contract), Voters.of(own), bytes(32))
+    genesis = chain_genesis(FEDERATION, contract)
+    own = [Voter(key.id, VrfKey.of(key, genesis).public, 1) for key in (place.keys[number] for number in members)]
+    made = Charter.make(signer, genesis, Voters.of(own), bytes(32))
     return CharterOffer("a training", made.encode())
 
 

@@ -609,7 +609,7 @@ def test_a_cancelled_caller_leaves_nothing_behind(world, to):
     world.run(main())
     assert world.loop.time() == 2
     assert world.a.waits_for() == "something other than an answer"
-    assert world.a._questions == {}
+    assert world.a._questions.asked == []
     assert [timer for timer in world.loop._scheduled if not timer.cancelled()] == []
 
 

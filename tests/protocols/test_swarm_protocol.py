@@ -13,9 +13,7 @@ from swarm_world import LAYOUT, World, snapshot
 
 from coterie.errors import RunError, SpecError
 from coterie.ledger.records import Record
-from coterie.ledger.shared import SharedMemory
-from coterie.protocols.lanes import Lanes
-from coterie.protocols.swarm import Mode, Settings, Swarm, Terms, chain_genesis
+from coterie.protocols.swarm import Mode, Settings, Terms
 from coterie.protocols.swarm.messages import SwarmBeat, SwarmProposal
 from coterie.protocols.swarm.models import channel_of
 
@@ -226,41 +224,3 @@ def test_models_are_let_go_of(worlds):
         assert len(node.memory.published) <= 3
         assert channel_of(node.state.merged) in node.memory.published
         assert node.memory.published[channel_of(node.state.merged)].vector.layout_hash == LAYOUT.hash
-
-
-# Several trainings
-
-
-def test_several_trainings_at_once_over_the_same_peers(worlds):
-    world = worlds(count=3, rounds=6)
-    charters = {}
-    for contract in ("one", "two"):
-        genesis = chain_genesis(bytes(32), contract)
-        whole = world.charter
-        charters[contract] = type(whole).make(
-            world.nodes["s0"].identity, genesis, whole.voters, whole.beacon, whole.rule
-        )
-    tasks, sites = [], {}
-    for node in world.nodes.values():
-        node.start()
-        node.task.cancel()
-        node.alive = False
-        lanes = Lanes(node.peer)
-        for contract, rounds in (("one", 4), ("two", 7)):
-            terms = Terms(contract, 2, 8)
-            site = sites[contract, node.name] = type(node.site)(node, terms, rounds, seconds=0.5 + 0.3 * rounds)
-            swarm = Swarm(
-                lanes.open(contract),
-                site,
-                SharedMemory(charters[contract]),
-                world.settings,
-                key_of=world.keys.get,
-                peer_of=world.peer_of.get,
-            )
-            tasks.append(world.loop.create_task(swarm.run()))
-    world.until(lambda: all(task.done() for task in tasks))
-    for contract, rounds in (("one", 4), ("two", 7)):
-        finals = [sites[contract, name].adopted[-1] for name in world.names]
-        assert [(final.over, final.round) for final in finals] == [(True, rounds)] * 3
-        assert len({tuple(final.snapshot.tensor().tolist()) for final in finals}) == 1
-    assert world.dropped == []

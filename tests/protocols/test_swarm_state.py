@@ -35,7 +35,7 @@ NAMES = ("a", "b", "c", "d")
 WHO = {name: identity(name) for name in NAMES}
 KEYS = {name: who.id for name, who in WHO.items()}
 GENESIS = chain_genesis(hashlib.sha256(b"federation").digest(), "contract")
-VOTERS = Voters.of(Voter(who.id, VrfKey.of(who).public, 1) for who in WHO.values())
+VOTERS = Voters.of(Voter(who.id, VrfKey.of(who, GENESIS).public, 1) for who in WHO.values())
 TERMS = Terms("contract", 2, 16)
 AGREED = Agreed.of(TERMS, LAYOUT.hash)
 MODEL = hashlib.sha256(b"merged").digest()
@@ -155,8 +155,8 @@ def test_blocks_that_are_not_well_formed():
 
 
 def test_who_may_come_and_go():
-    join = Join.make(WHO["d"], GENESIS, VrfKey.of(WHO["d"]).public, 1, 10)
-    heavy = Join.make(WHO["d"], GENESIS, VrfKey.of(WHO["d"]).public, 2, 10)
+    join = Join.make(WHO["d"], GENESIS, VrfKey.of(WHO["d"], GENESIS).public, 1, 10)
+    heavy = Join.make(WHO["d"], GENESIS, VrfKey.of(WHO["d"], GENESIS).public, 2, 10)
     removal, leave = Removal(genesis=GENESIS, until=10, key=KEYS["d"]), Leave(genesis=GENESIS, until=10)
     member, stranger = (lambda key: True), (lambda key: key != KEYS["d"])
 

@@ -12,8 +12,8 @@ from pydantic import Field
 from coterie import registry
 from coterie.aggregation.interface import Context, Judge, State
 from coterie.aggregation.means import Result
+from coterie.aggregation.root import require_root, root_gradient
 from coterie.aggregation.rows import combine, distances, products_with
-from coterie.errors import SpecError, TrainingDiverged
 
 _LENGTHENED = 10.0
 """Moves that are made longer than so many times are taken by subtraction: a sum of vectors would lose their digits."""
@@ -74,16 +74,7 @@ def fltrust(
     Source: Cao, Fang, Liu and Gong, "FLTrust: Byzantine-robust federated learning via trust bootstrapping", NDSS 2021,
     section 4.
     """
-    if judge is None:
-        raise SpecError("fltrust needs a root sample", where="data.root", remedy="Set data.root, e.g. 100.")
-    gradient = judge.root_gradient(context.base)
-    length = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
-    if not math.isfinite(length):
-        raise TrainingDiverged(
-            "the gradient on the root sample is not finite",
-            where=f"peer {context.own_id[:12]}, round {context.round}",
-            remedy="Lower training.lr or set training.clip.",
-        )
+    gradient, length = root_gradient(require_root(judge, "fltrust"), context)
     norms = distances((own, *received), context.base)
     along = -products_with(gradient, context.base, received)
     along[0] = -float(torch.dot(own.double() - context.base, gradient.double()))

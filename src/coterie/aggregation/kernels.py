@@ -26,6 +26,7 @@ _PART = 1 << 14
 _WORTH_A_THREAD = 1 << 20
 """Values below which a second thread costs more than it saves."""
 
+Floats = NDArray[np.float32]
 Pairs = NDArray[np.int64]
 
 
@@ -117,7 +118,7 @@ def compiled(function: Callable[..., None], *liberties: str) -> Callable[..., No
     return found
 
 
-def _trimmed(own, received, out, start, stop, pairs, trim):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _trimmed(own: Floats, received: Floats, out: Floats, start: int, stop: int, pairs: Pairs, trim: int) -> None:
     count = len(received) + 1
     columns = np.empty((count, _COLUMNS), np.float32)
     total = np.empty(_COLUMNS, np.float64)
@@ -141,7 +142,16 @@ def _trimmed(own, received, out, start, stop, pairs, trim):  # type: ignore[no-u
             out[at + j] = total[j] / (count - 2 * trim)
 
 
-def _near_median(own, received, out, start, stop, pairs, chosen, keep):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _near_median(
+    own: Floats,
+    received: Floats,
+    out: Floats,
+    start: int,
+    stop: int,
+    pairs: Pairs,
+    chosen: NDArray[np.int64],
+    keep: int,
+) -> None:
     count = len(chosen)
     columns = np.empty((count, _COLUMNS), np.float32)
     for at in range(start, stop, _COLUMNS):

@@ -76,7 +76,7 @@ def papaya(
     others = others[usable]
     for number in range(passes):
         order = seeds.generator(context.round, "papaya", context.own_id, number).permutation(len(labels))
-        for batch in torch.from_numpy(order).split(trust_batch):  # type: ignore[no-untyped-call]
+        for batch in torch.from_numpy(order).split(trust_batch):  # type: ignore[no-untyped-call]  # torch leaves it so
             learned = learned - trust_lr * _trust_gradient(
                 learned, outputs[batch].double(), others[:, batch], labels[batch]
             )

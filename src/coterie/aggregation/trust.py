@@ -19,8 +19,8 @@ from pydantic import Field
 from coterie import registry
 from coterie.aggregation.interface import Context, Judge, State
 from coterie.aggregation.means import Result
+from coterie.aggregation.root import require_root, root_gradient
 from coterie.aggregation.rows import Floats, combine, distances, near_rows
-from coterie.errors import SpecError, TrainingDiverged
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Gate = Annotated[float, Field(ge=1)]
@@ -118,11 +118,10 @@ def clip_and_trust_root(
     not finite. Source: a root sample as in Cao, Fang, Liu and Gong, "FLTrust: Byzantine-robust federated learning via
     trust bootstrapping", 2021; running means, clipping, the margin and the root's vote are Coterie's own.
     """
-    if judge is None:
-        raise SpecError("clip_and_trust_root needs a root sample", where="data.root", remedy="Set data.root, e.g. 100.")
+    judge = require_root(judge, "clip_and_trust_root")
     tau, clip, passed = _clip(distances((own, *received), context.base), gate, reach)
     old = state or {"trust": {}, "moves": {}, "root": None}
-    gradient, slope = _root_gradient(judge, context)
+    gradient, slope = root_gradient(judge, context)
     root = gradient * (-(1.0 - memory) * tau / slope if slope > 0 else 0.0)
     if old["root"] is not None:
         root.add_(old["root"], alpha=memory)
@@ -170,19 +169,6 @@ def _mix(
         return own, torch.from_numpy(np.eye(1, len(weights), dtype=np.float32)[0]), state
     weights = weights / total
     return combine(own, received, weights * clip, base), torch.from_numpy(weights.astype(np.float32)), state
-
-
-def _root_gradient(judge: Judge, context: Context) -> tuple[torch.Tensor, float]:
-    """g, shape (d,), float32, and |g|, which is finite."""
-    gradient = judge.root_gradient(context.base)
-    length = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
-    if not np.isfinite(length):
-        raise TrainingDiverged(
-            "the gradient on the root sample is not finite",
-            where=f"peer {context.own_id[:12]}, round {context.round}",
-            remedy="Lower training.lr or set training.clip.",
-        )
-    return gradient, length
 
 
 def _downhill(judge: Judge, base: torch.Tensor, gradient: torch.Tensor, slope: float, longest: float) -> float:

@@ -13,7 +13,7 @@ golden grand hardy hazel honest humble jolly keen kind lively loyal lucid mellow
 _SECOND = """
 badger beaver bison camel condor crane curlew dolphin eagle egret falcon ferret finch gannet gecko heron
 ibex jackal kestrel lemur lynx magpie marmot otter panda plover puffin raven robin salmon stoat walrus
-""".split()  # noqa: SIM905
+""".split()  # noqa: SIM905 - as above
 
 
 def short_name(peer: PeerId) -> str:

@@ -4,8 +4,10 @@ A key turns an input, ``alpha``, into 64 bytes that nobody else can foretell, an
 that they are those of this key and input. There is one output for a key and an input, so the holder cannot choose
 among several; it can only keep its proof back. Beacons and self-picked roles are made of this.
 
-The key is derived from the peer's identity, and is not the identity key: RFC 9381 and Ed25519 would use the same secret
-scalar with nonces of different make.
+The key is derived from the peer's identity and the genesis hash of the chain it is for: HKDF-SHA256 (RFC 5869), see
+``Identity.derive``. It is not the identity key: RFC 9381 and Ed25519 would use the same secret scalar with nonces of
+different make. Nor is it the same in two federations: inputs are made of a beacon and a height, so whoever founded a
+second federation from a checkpoint of the first would there be shown, early, what its members' keys give in the first.
 
 Threat model: public keys, inputs and proofs come from peers who may lie. Checked are lengths, canonical encodings, that
 the key and the proof's point (Gamma) are in the prime-order group, not only of no small order, and s < L. This refuses
@@ -41,7 +43,6 @@ from coterie.identity.keys import Identity
 
 VRF_KEY_BYTES = 32
 VRF_PROOF_BYTES = 80
-VRF_OUTPUT_BYTES = 64
 _POINT, _CHALLENGE = 32, 16
 _SUITE, _TO_CURVE, _TO_CHALLENGE, _TO_OUTPUT, _END = b"\x03", b"\x01", b"\x02", b"\x03", b"\x00"
 _FIELD = 2**255 - 19
@@ -59,9 +60,16 @@ class VrfKey:
     _prefix: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, identity: Identity) -> VrfKey:
-        """The key of a peer: derived from its identity, which gives away nothing of either."""
-        return cls.from_seed(identity.derive("vrf", b""))
+    def of(cls, identity: Identity, genesis: bytes) -> VrfKey:
+        """The key of a peer on the chain with this genesis hash, 32 bytes.
+
+        Neither the identity nor the peer's key on another chain can be learned from it.
+        """
+        if len(genesis) != 32:
+            raise IdentityError(
+                f"a genesis hash of {len(genesis)} bytes", where="VRF key", remedy="Give the 32 bytes of the chain's."
+            )
+        return cls.from_seed(identity.derive("vrf", genesis))
 
     @classmethod
     def from_seed(cls, seed: bytes) -> VrfKey:

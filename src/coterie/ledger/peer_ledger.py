@@ -3,9 +3,10 @@
 The danger is to sign two blocks for one height. A peer that goes on from an older state does so: from a back-up, or
 from a disk that lost its last page although it had said that it was written. If nobody saw the lost block, the chain
 simply goes on from the last good one, and nothing is wrong. If somebody did, the next block is an equivocation, and it
-speaks against this peer for ever. So a node that starts asks others for its own chain's head first, and hands what
-they answer to ``caught_up``: if that is a later block, ``append`` refuses until those before it are back. Whether
-nobody else has a later block cannot be known, only asked: ask as many as can be reached.
+speaks against this peer for ever. So a node that starts first takes back what others have of its own chain
+(``LedgerStore.receive``). Who comes upon a later block without those before it hands it to ``caught_up``: ``append``
+then refuses until they are back. Whether nobody else has a later block cannot be known, only asked: ask as many as can
+be reached.
 """
 
 from __future__ import annotations

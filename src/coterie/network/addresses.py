@@ -65,6 +65,12 @@ class Address:
         return cls(str(ip), port)
 
     @property
+    def unspecified(self) -> bool:
+        """Whether it stands for all of a machine's addresses: one to listen at, and not to dial."""
+        ip = _ip(self.host)
+        return ip is not None and ip.is_unspecified
+
+    @property
     def public(self) -> bool:
         """Whether it may lie on the internet at large: no loopback, private, link-local or other special range."""
         ip = _ip(self.host)

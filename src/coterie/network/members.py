@@ -56,10 +56,6 @@ class Members:
             held[certificate.peer] = (*held.get(certificate.peer, ()), certificate)
         return cls(bytes(genesis), MappingProxyType(held), version, frozenset(left))
 
-    def next(self, certificates: Iterable[Certificate]) -> Members:
-        """The same federation with these certificates instead, one version on. Raises as ``of`` does."""
-        return Members.of(self.genesis, certificates, self.version + 1, self.left)
-
     def holder(self, fingerprint: bytes) -> PeerId | None:
         """Whose certificate has this SHA-256 fingerprint; None if nobody's."""
         return self._holders.get(fingerprint)

@@ -33,8 +33,6 @@ _OPEN, _ACCEPT = "relayed session opened", "relayed session accepted"
 _COUNTER = struct.Struct(">Q")
 _KEY = 32
 GREETING_BYTES = 1 + _KEY + 64
-TAG_BYTES = _COUNTER.size + 16
-"""By how much a sealed message is longer."""
 
 
 class Opening:

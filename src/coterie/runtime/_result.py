@@ -7,10 +7,13 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from coterie import __version__
 from coterie.errors import CoterieError, DataError
+
+if TYPE_CHECKING:
+    from coterie.spec import Spec
 
 SCHEMA = "coterie.result/1"
 _INTERRUPTED = {
@@ -21,6 +24,18 @@ _INTERRUPTED = {
 }
 _STATED = ("accuracy", "loss", "metrics")
 _FIGURES = ("attack_rate", "epsilon", "seconds", "virtual_seconds", "bytes_sent")
+
+
+def facts_of(spec: Spec) -> dict[str, Any]:
+    """What the spec of a run says of it, as fields of a Result."""
+    federation = spec.federation
+    return {
+        "spec_hash": spec.hash,
+        "seed": spec.seed,
+        "protocol": federation.protocol,
+        "peers": federation.peers,
+        "rounds": federation.rounds,
+    }
 
 
 def _no_figure() -> dict[str, float]:

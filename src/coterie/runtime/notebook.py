@@ -71,9 +71,9 @@ class NotebookProgress:
 
         self._drawn = self._clock()
         if self._handle is None:
-            self._handle = display(HTML(content), display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = display(HTML(content), display_id=True)  # type: ignore[no-untyped-call]  # IPython has no types
         else:
-            self._handle.update(HTML(content))  # type: ignore[no-untyped-call]
+            self._handle.update(HTML(content))  # type: ignore[no-untyped-call]  # IPython has no types
 
 
 def in_notebook() -> bool:

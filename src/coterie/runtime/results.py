@@ -1,98 +1,45 @@
-"""What a run leaves behind: its result, a record a peer and evaluated round, and the directory that holds them."""
+"""What a run leaves behind: the directory that holds its result and a record a peer and evaluated round."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import math
 import os
 import re
 import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
-import tomli_w
 
 from coterie.errors import DataError, OutputError
-from coterie.files import write_file
+from coterie.files import locked, write_file
 from coterie.runtime._result import SCHEMA, Result, combine, summary
+from coterie.runtime.peer_metrics import PeerMetrics, line_of, parse_records
+from coterie.runtime.run_files import first_free, json_text, reading, spec_text, writing
 
 if TYPE_CHECKING:
     import torch
 
-    from coterie.protocols import Mixed
-    from coterie.training import Evaluation
-
-__all__ = ["SCHEMA", "Origin", "PeerMetrics", "Result", "RunDirectory", "combine", "json_text", "summary"]
+__all__ = [
+    "SCHEMA",
+    "Origin",
+    "PeerMetrics",
+    "Result",
+    "RunDirectory",
+    "combine",
+    "json_text",
+    "parse_records",
+    "spec_text",
+    "summary",
+]
 
 _T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True)
-class PeerMetrics:
-    """One peer after one evaluated round: one line of ``metrics.jsonl``. A number that is not finite is null there."""
-
-    round: int
-    peer: str
-    index: int
-    attacker: bool
-    time: float
-    """Virtual seconds since the start."""
-    accuracy: float
-    loss: float
-    train_loss: float | None
-    bytes_sent: int
-    """By this peer so far."""
-    weights: dict[str, float] = field(default_factory=dict)
-    """Of the last aggregation, the peer's own included."""
-    trust: dict[str, float] | None = None
-    attack_rate: float | None = None
-    """Share of the test samples of the attacked classes that are taken for what the attack wants; None without one."""
-
-    @classmethod
-    def of(cls, evaluation: Evaluation, mixed: Mixed | None, **where_and_when: Any) -> PeerMetrics:
-        """What an evaluation found at a peer that last mixed in this way."""
-        weights = {} if mixed is None else mixed.weights
-        trust = None if mixed is None else mixed.trust
-        return cls(
-            accuracy=evaluation.accuracy,
-            loss=evaluation.loss,
-            attack_rate=evaluation.attack_rate,
-            weights=dict(weights),
-            trust=None if trust is None else {peer: trust[peer] for peer in weights if peer in trust},
-            **where_and_when,
-        )
-
-
-class _Line(msgspec.Struct):
-    """PeerMetrics as read back: null stands for a number that was not finite."""
-
-    round: int
-    peer: str
-    index: int
-    attacker: bool
-    time: float
-    accuracy: float | None
-    loss: float | None
-    train_loss: float | None
-    bytes_sent: int
-    weights: dict[str, float | None]
-    trust: dict[str, float | None] | None
-    attack_rate: float | None = None
-
-    def record(self) -> PeerMetrics:
-        values = {f.name: getattr(self, f.name) for f in fields(PeerMetrics)}
-        values["accuracy"], values["loss"] = _or_nan(self.accuracy), _or_nan(self.loss)
-        values["weights"] = {peer: _or_nan(value) for peer, value in self.weights.items()}
-        values["trust"] = None if self.trust is None else {peer: _or_nan(v) for peer, v in self.trust.items()}
-        return PeerMetrics(**values)
 
 
 @dataclass(frozen=True)
@@ -126,11 +73,11 @@ class RunDirectory:
                 raise OutputError(f"{name!r} cannot name a directory", remedy="Use letters, digits, '.', '_' and '-'.")
             parent = Path("runs")
             above = () if parent.exists() else (parent,)
-            run = cls(_first_free(parent, name))
+            run = cls(first_free(parent, name))
             run._made = (run.path, *above)
             return run
         run = cls(path)
-        with _writing(path):
+        with writing(path):
             run._made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise OutputError(
@@ -180,24 +127,18 @@ class RunDirectory:
     def of_seed(self, seed: int) -> RunDirectory:
         """The directory of one of several seeds, which is made where there is none."""
         path = self.path / f"seed-{seed}"
-        with _writing(path):
+        with writing(path):
             path.mkdir(exist_ok=True)
         return RunDirectory(path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Raise OutputError where another process works on this directory; the lock ends with the process."""
-        with _writing(self.path):
-            descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        busy = OutputError("another process is at work on this run", where=str(self.path), remedy="Wait, or stop it.")
+        with ExitStack() as stack:
+            with writing(self.path):
+                stack.enter_context(locked(self.path, busy))
             yield
-        except BlockingIOError:
-            raise OutputError(
-                "another process is at work on this run", where=str(self.path), remedy="Wait, or stop it."
-            ) from None
-        finally:
-            os.close(descriptor)
 
     def write_origin(self, origin: Origin) -> None:
         """``checkpoint/origin.json``."""
@@ -210,20 +151,20 @@ class RunDirectory:
     def metrics(self, record: PeerMetrics) -> None:
         """Append one line to ``metrics.jsonl``; what is buffered goes to disk when a later round begins."""
         path = self.path / "metrics.jsonl"
-        with _writing(path):
+        with writing(path):
             if self._stream is None:
                 self._stream = path.open("ab", buffering=1 << 20)
             if record.round > self._round:
                 self._round = record.round
                 self._stream.flush()
-            self._stream.write(msgspec.json.encode(record, enc_hook=_plain) + b"\n")
+            self._stream.write(line_of(record))
 
     def flush_metrics(self) -> int:
         """Bring ``metrics.jsonl`` to the disk; gives its length in bytes."""
         path = self.path / "metrics.jsonl"
         if self._stream is None:
             return path.stat().st_size if path.exists() else 0
-        with _writing(path):
+        with writing(path):
             self._stream.flush()
             os.fsync(self._stream.fileno())
             return self._stream.tell()
@@ -241,7 +182,7 @@ class RunDirectory:
                 where=str(path),
                 remedy="Run the spec again.",
             )
-        with _writing(path):
+        with writing(path):
             if nbytes:
                 os.truncate(path, nbytes)
             else:
@@ -251,7 +192,7 @@ class RunDirectory:
         """Flush and close ``metrics.jsonl``."""
         if self._stream is not None:
             stream, self._stream = self._stream, None
-            with _writing(self.path / "metrics.jsonl"):
+            with writing(self.path / "metrics.jsonl"):
                 stream.close()
 
     def _abandon(self) -> None:
@@ -288,7 +229,7 @@ class RunDirectory:
     def write(self, name: str, content: bytes) -> Path:
         """Write a file of the directory, whole or not at all: a temporary file beside it, then a rename."""
         path = self.path / name
-        with _writing(path):
+        with writing(path):
             write_file(path, content)
         return path
 
@@ -327,7 +268,7 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        with _reading(path), path.open("rb") as stream:
+        with reading(path), path.open("rb") as stream:
             return list(parse_records(stream, str(path)))
 
     @property
@@ -366,92 +307,9 @@ class RunDirectory:
 
     def _read(self, name: str, decode: Callable[[bytes], _T]) -> _T:
         path = self.path / name
-        with _reading(path):
+        with reading(path):
             content = path.read_bytes()
         try:
             return decode(content)
         except (ValueError, KeyError, msgspec.MsgspecError) as error:
             raise DataError(f"the file is damaged: {error}", where=str(path), remedy="Run the spec again.") from None
-
-
-def json_text(record: Mapping[str, Any]) -> bytes:
-    """The content of a JSON file that people may read, too."""
-    return f"{json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)}\n".encode()
-
-
-def _first_free(parent: Path, name: str) -> Path:
-    with _writing(parent / name):
-        parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            path = parent / (name if number == 1 else f"{name}-{number}")
-            try:
-                path.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return path
-
-
-def spec_text(tables: Mapping[str, Any]) -> str:
-    """A resolved spec as TOML; None is left out."""
-    return tomli_w.dumps(_without_none(tables))
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_without_none(item) for item in value if item is not None]
-    return str(value) if isinstance(value, Path) else value
-
-
-def parse_records(lines: Iterable[bytes], where: str) -> Iterator[PeerMetrics]:
-    """The records of lines of a ``metrics.jsonl``, up to one without an end. Raises DataError for another line."""
-    decoder = msgspec.json.Decoder(_Line)
-    for number, line in enumerate(lines, 1):
-        if not line.endswith(b"\n"):
-            return  # the run was killed while it wrote this line
-        try:
-            yield decoder.decode(line).record()
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"the line cannot be read: {error}",
-                where=f"{where}, line {number}",
-                remedy="Remove that line, or run the spec again.",
-            ) from None
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror or error}",
-            where=str(path),
-            remedy="Check the free space and the permissions, or name another place with --out.",
-        ) from error
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise DataError(
-            "there is no such file", where=str(path), remedy="Did the run end before it was written?"
-        ) from None
-    except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror or error}", where=str(path), remedy="Check the file."
-        ) from None
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _plain(value: Any) -> Any:
-    """A numpy scalar as the Python number it stands for."""
-    return value.item()

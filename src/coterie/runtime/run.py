@@ -27,6 +27,7 @@ from coterie import data
 from coterie import spec as specs
 from coterie.errors import CoterieError, DataError, LayoutMismatch, OutputError, SpecError, near_miss
 from coterie.network import extra
+from coterie.runtime._result import facts_of
 from coterie.runtime.notebook import shown
 from coterie.runtime.progress import Progress
 from coterie.runtime.report import write_report
@@ -216,14 +217,7 @@ def _run_one(
         _require_same(spec, saved.spec_hash, directory)
         started -= saved.seconds
     directory.cut_metrics(saved.metrics_bytes if saved else 0)
-    known: dict[str, Any] = {
-        "run": str(directory.path),
-        "spec_hash": spec.hash,
-        "seed": spec.seed,
-        "protocol": spec.federation.protocol,
-        "peers": spec.federation.peers,
-        "rounds": rounds,
-    }
+    known = {"run": str(directory.path), **facts_of(spec)}
 
     def on_round(index: int, accuracies: list[float], sent: int) -> None:
         progress.round_done(index + 1, rounds, accuracies, sent)
@@ -360,14 +354,14 @@ class _Workers:
 @contextmanager
 def _generators_kept() -> Iterator[None]:
     """One torch thread in this process while it simulates; threads and global generators as before afterwards."""
-    threads, numpy_state, python_state = torch.get_num_threads(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    threads, numpy_state, python_state = torch.get_num_threads(), np.random.get_state(), random.getstate()  # noqa: NPY002 - the user's
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_num_threads(threads)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        np.random.set_state(numpy_state)  # noqa: NPY002 - the user's
         random.setstate(python_state)
 
 

@@ -47,7 +47,7 @@ def _wanted(labels: torch.Tensor, sizes: Sequence[int], classes: int) -> Sequenc
     if min(sizes) == max(sizes):
         size = sizes[0]
         return torch.zeros(len(sizes), classes, size).scatter_(1, labels.view(-1, 1, size), -1 / size).unbind(0)
-    rows = labels.split([*sizes])  # type: ignore[no-untyped-call]
+    rows = labels.split([*sizes])  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return [torch.zeros(classes, len(row)).scatter_(0, row[None], -1 / len(row)) for row in rows]
 
 

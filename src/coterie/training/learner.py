@@ -99,7 +99,7 @@ class Learner:
         torch's generator takes the low 32 bits.
         """
         order, sizes = self.order(samples, steps, seed)
-        yield from order.split(sizes)  # type: ignore[no-untyped-call]
+        yield from order.split(sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def order(self, samples: int, steps: int | None, seed: int) -> tuple[torch.Tensor, list[int]]:
         """The positions of all minibatches, one after another, and the sizes of the minibatches."""
@@ -147,7 +147,7 @@ class Learner:
         self._fitting = True
         try:
             order, sizes = self.order(len(indices), steps, seed)
-            batches = order.split(sizes)  # type: ignore[no-untyped-call]
+            batches = order.split(sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
             by_hand = None
             if self._engine is not None:
                 plain = optimizers.is_plain(table)
@@ -189,7 +189,7 @@ class Learner:
                 raise PluginError(
                     f"the loss returned {shown}, not a scalar", where="training.loss", remedy="Return one tensor ()."
                 )
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             bound.collect_gradient()
             yield loss.detach()
 

@@ -119,7 +119,8 @@ def _dense(inputs: int, hidden: Sequence[int], classes: int) -> list[nn.Module]:
 
 
 def _channels_last(*layers: nn.Module) -> nn.Module:
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    whole = nn.Sequential(*layers)
+    return whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch: documented
 
 
 def _features(name: str, shape: tuple[int, ...]) -> int:

@@ -66,11 +66,12 @@ class Stack:
             return self._loss(functional_call(self._module, {**trained, **fixed}, (x,)), y)
 
         trained, fixed = self._parameters(vectors)
+        losses: torch.Tensor
         gradients, losses = vmap(grad_and_value(objective))(trained, fixed, x, y)
         for slot in self._layout.slots:
             if slot.name in trained:
                 _views(out, slot).copy_(gradients[slot.name])
-        return losses  # type: ignore[no-any-return]
+        return losses
 
     def evaluate(self, vectors: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean loss (n,) and outputs (n, B, classes) of every row on the same x (B, *shape) and y (B,)."""

@@ -143,7 +143,7 @@ def test_all_get_the_founders_charter(tmp_path: Path) -> None:
         told = {voter.key: (voter.weight, voter.vrf) for voter in charter.voters.members}
         weights = terms.weights or {}
         assert told == {
-            node.identity.id: (weights[node.identity.id], VrfKey.of(node.identity).public) for node in nodes
+            node.identity.id: (weights[node.identity.id], VrfKey.of(node.identity, GENESIS.id).public) for node in nodes
         }
         assert all(place.key_of(IDS[2]) == IDS[2] == place.peer_of(IDS[2]) for place in places)
         assert places[0].key_of("ab" * 32) is None
@@ -187,7 +187,7 @@ def test_who_has_a_charter_gives_it_when_the_founder_is_gone(tmp_path: Path) -> 
 
 
 def forged(by: Identity, genesis: bytes = GENESIS.id) -> bytes:
-    voters = {one: (VrfKey.of(Identity.from_seed(bytes([n] * 32))).public, 1) for n, one in enumerate(IDS, 1)}
+    voters = {one: (VrfKey.of(Identity.from_seed(bytes([n] * 32)), genesis).public, 1) for n, one in enumerate(IDS, 1)}
     return ChainTerms().charter(by, genesis, voters).encode()
 
 
@@ -267,7 +267,7 @@ def add_block(ledger: SharedStore, closes: bool = False) -> None:
         parent=ledger.chain.head,
         records=[],
         closes=closes,
-        proof=VrfKey.of(leader).prove(closing_alpha(state.beacon, height)) if closes else b"",
+        proof=VrfKey.of(leader, GENESIS.id).prove(closing_alpha(state.beacon, height)) if closes else b"",
         time=height,
     )
     votes = [Vote.make(one, GENESIS.id, state.epoch, height, "final", block.id) for one in who.values()]

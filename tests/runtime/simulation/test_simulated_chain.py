@@ -117,7 +117,7 @@ def test_terms(tmp_path: Path) -> None:
         assert (state.rule, state.lock_epochs) == (terms.rule, 7)
         own = state.voters.get(place.key_of("peer-1"))
         assert own is not None
-        assert own.vrf == VrfKey.of(second.identity).public
+        assert own.vrf == VrfKey.of(second.identity, state.genesis).public
         assert place.key_of("peer-9") is place.peer_of("ff") is None
         with pytest.raises(LedgerError, match="other terms"):
             run(opened(second, ChainTerms()))

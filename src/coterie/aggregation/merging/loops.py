@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie.aggregation.kernels import compiled, network
+from coterie.aggregation.kernels import Pairs, compiled, network
 
 COLUMNS = 64
 """Columns that are sorted, or multiplied, at once."""
@@ -16,6 +16,7 @@ _INFINITY = 0x7F800000
 
 Floats = NDArray[np.float64]
 Piece = NDArray[np.float32]
+Whole = NDArray[np.int32]
 
 
 def look(piece: Piece, finite: NDArray[np.bool_]) -> None:
@@ -39,7 +40,7 @@ def add_products(piece: Piece, origin: Piece, total: Floats) -> None:
     compiled(_add_products, "reassoc", "contract")(piece, origin, total)
 
 
-def _look(bits, finite):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _look(bits: Whole, finite: NDArray[np.bool_]) -> None:
     for i in range(len(bits)):
         greatest = np.int32(0)
         row = bits[i]
@@ -49,7 +50,7 @@ def _look(bits, finite):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
             finite[i] = False
 
 
-def _weighted_sum(piece, shares, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _weighted_sum(piece: Piece, shares: Floats, out: Piece) -> None:
     total = np.empty(COLUMNS, np.float64)
     for at in range(0, len(out), COLUMNS):
         width = min(COLUMNS, len(out) - at)
@@ -62,7 +63,7 @@ def _weighted_sum(piece, shares, out):  # type: ignore[no-untyped-def]  # noqa: 
             out[at + j] = total[j]
 
 
-def _weighted_median(piece, whole, pairs, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _weighted_median(piece: Piece, whole: Whole, pairs: Pairs, out: Piece) -> None:
     count = len(piece)
     values, carried = np.empty((count, COLUMNS), np.float32), np.empty((count, COLUMNS), np.int32)
     lower, upper = np.empty(COLUMNS, np.float32), np.empty(COLUMNS, np.float32)
@@ -98,7 +99,7 @@ def _weighted_median(piece, whole, pairs, out):  # type: ignore[no-untyped-def] 
             out[at + j] = (np.float64(lower[j]) + upper[j]) / 2
 
 
-def _add_products(piece, origin, total):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _add_products(piece: Piece, origin: Piece, total: Floats) -> None:
     count, size = piece.shape
     moves = np.empty((count, 4 * COLUMNS), np.float64)
     for at in range(0, size, 4 * COLUMNS):

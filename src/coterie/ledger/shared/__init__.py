@@ -16,7 +16,7 @@ from coterie.ledger.shared.blocks import Finality, FullSharedBlock, Proposal, Sh
 from coterie.ledger.shared.chain import CheckedBlock, SharedChain, check_block
 from coterie.ledger.shared.changes import Accusation, Change, Join, Leave, NewKey, Removal
 from coterie.ledger.shared.charter import Charter, Checkpoint, Locked, next_beacon
-from coterie.ledger.shared.evidence import Evidence, contradictions
+from coterie.ledger.shared.evidence import Evidence
 from coterie.ledger.shared.ledger import Batch, FinalProof, SharedLedger
 from coterie.ledger.shared.memory import SharedMemory
 from coterie.ledger.shared.signatures import Signatures
@@ -40,7 +40,6 @@ __all__ = [
     "Proposal",
     "Finality",
     "Evidence",
-    "contradictions",
     "SharedChain",
     "CheckedBlock",
     "check_block",

@@ -11,7 +11,6 @@ and nothing distinguishes it from a liar.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Annotated, Literal
 
 import msgspec
@@ -21,8 +20,7 @@ from coterie.identity import PeerId
 from coterie.ledger.encoding import pack, parse
 from coterie.ledger.shared.blocks import MOST_BLOCK_BYTES, SharedBlock
 from coterie.ledger.shared.signatures import Signatures
-from coterie.ledger.shared.voters import Voters
-from coterie.ledger.shared.votes import Certificate, Vote
+from coterie.ledger.shared.votes import Vote
 
 MOST_EVIDENCE_BYTES = 2 * MOST_BLOCK_BYTES + 32
 
@@ -80,26 +78,6 @@ class Evidence(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     def _parts(self) -> tuple[SharedBlock | Vote, SharedBlock | Vote]:
         decode = SharedBlock.decode if self.what == "blocks" else Vote.decode
         return decode(self.first), decode(self.second)
-
-
-def contradictions(one: Certificate, other: Certificate, voters: Voters) -> tuple[Evidence, ...]:
-    """The evidence in two checked certificates: against each of ``voters``, those of their epoch, who signed both.
-
-    None where they are not of one height or agree. Two final blocks, or a final one and a dummy, at one height are
-    never there unless so many have signed both that their weight is more than a quorum may spare.
-    """
-    if (one.epoch, one.height) != (other.epoch, other.height):
-        return ()
-    first, second = dict(one.votes), dict(other.votes)
-    found = []
-    for place in sorted(first.keys() & second.keys()):
-        votes = [
-            Vote(voters.members[place].key, part.epoch, part.height, part.kind, part.hash, signatures[place])
-            for part, signatures in ((one, first), (other, second))
-        ]
-        with suppress(LedgerError):  # they may say both
-            found.append(Evidence.of(*votes))
-    return tuple(found)
 
 
 def _signer(part: SharedBlock | Vote) -> PeerId:

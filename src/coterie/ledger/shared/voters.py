@@ -86,11 +86,6 @@ class Voters(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         place = self._places.get(key)
         return None if place is None else self.members[place]
 
-    def weight_of(self, key: PeerId) -> int:
-        """0 for who is no voter."""
-        voter = self.get(key)
-        return 0 if voter is None else voter.weight
-
     def leader(self, beacon: bytes, height: int) -> PeerId:
         """Who may propose at ``height`` in the epoch of this ``beacon`` (32 bytes): drawn by weight.
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from coterie.errors import OutputError
+from coterie.files import write_file
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -15,19 +13,9 @@ def replace_file(path: Path, content: bytes) -> None:
 
     Raises OutputError.
     """
-    temporary = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        write_file(path, content, mode=0o600)
     except OSError as error:
-        if temporary:
-            with suppress(OSError):
-                Path(temporary).unlink()
         raise OutputError(
             f"the file cannot be written: {error.strerror or error}",
             where=str(path),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from coterie.errors import LedgerError, MessageError, PeerUnreachable
 from coterie.ledger.shared import Certificate, FullSharedBlock
 from coterie.network import Message
+from coterie.protocols.allowance import Allowance
 from coterie.protocols.consensus import steps
 from coterie.protocols.consensus.messages import (
     MOST_LACKING,
@@ -51,7 +52,7 @@ class CatchUp:
         """(epoch, height) that peers claim to be at, where that is ahead of this one."""
         self._doubted: dict[PeerId, tuple[int, float]] = {}
         """How often in a row a peer was asked in vain, and until when its claims count for nothing."""
-        self._allowed: dict[PeerId, tuple[float, float]] = {}
+        self._allowance = Allowance(ASKS_A_SECOND, _BURST)
         self._hinted: dict[PeerId, float] = {}
         self._peer.handle(ConsensusPull, self._on_pull)
         self._peer.handle(ConsensusAhead, self._on_ahead)
@@ -191,9 +192,5 @@ class CatchUp:
         return [tally.blocks[name] for name in pull.lacking for tally in tallies if name in tally.blocks]
 
     def _require_patience(self, sender: PeerId) -> None:
-        now = self._peer.clock.time()
-        left, since = self._allowed.pop(sender, (_BURST, now))
-        left = min(_BURST, left + (now - since) * ASKS_A_SECOND)
-        self._allowed[sender] = (max(0.0, left - 1.0), now)
-        if left < 1.0:
+        if not self._allowance.take(sender, self._peer.clock.time()):
             raise MessageError("a peer asks for the shared chain too often", where=sender)

@@ -42,7 +42,7 @@ def make_block(identity: Identity, draft: steps.Draft, payload: Payload, time: i
     state, height = draft.view.state, draft.view.height
     proof = b""
     if payload.closes:
-        proof = VrfKey.of(identity).prove(closing_alpha(state.beacon, height))
+        proof = VrfKey.of(identity, state.genesis).prove(closing_alpha(state.beacon, height))
     block = SharedBlock.make(
         identity,
         genesis=state.genesis,

@@ -28,6 +28,7 @@ from coterie.errors import LedgerError, MembershipError, MessageError, PeerUnrea
 from coterie.identity import PeerId
 from coterie.ledger.records import Record, RecordId
 from coterie.network import Message, message
+from coterie.protocols.allowance import Allowance
 from coterie.protocols.membership.book import MOST_RECORDS, Book
 from coterie.protocols.membership.records import MOST_BYTES, Hash
 from coterie.protocols.peer import Peer
@@ -104,8 +105,8 @@ class Spread:
         self._pulls: dict[PeerId, asyncio.Task[None]] = {}
         self._deaf: dict[PeerId, float] = {}
         """Until when a member's news is not heard."""
-        self._allowed: dict[PeerId, tuple[float, float]] = {}
         self._followed: dict[RecordId, set[PeerId]] = {}
+        self._allowance = Allowance(ASKS_A_SECOND, _BURST)
         self._news = False
         self._wake = asyncio.Event()
         book.watchers.append(self._on_record)
@@ -267,11 +268,7 @@ class Spread:
         """Raise MessageError for one that is no member, or asks too often."""
         if not self.book.membership.is_member(sender):
             raise MessageError("one that is no member asked for membership records", where=sender)
-        now = self.peer.clock.time()
-        left, since = self._allowed.pop(sender, (_BURST, now))
-        left = min(_BURST, left + (now - since) * ASKS_A_SECOND)
-        self._allowed[sender] = (max(0.0, left - 1.0), now)
-        if left < 1.0:
+        if not self._allowance.take(sender, self.peer.clock.time()):
             raise MessageError("a member asks for membership records too often", where=sender)
 
     # Telling

@@ -136,7 +136,7 @@ class Gatherings:
         convenes. ``kept``: the charter it had before; ``begun``: and has merged with. Raises SpecError where others,
         who were there before, train on other terms.
         """
-        vrf = VrfKey.of(self._peer.identity).public
+        vrf = VrfKey.of(self._peer.identity, chain_genesis(self._federation, contract)).public
         wish = self._wishes[contract] = _Wish(GatherAsk(contract, agreed, size, vrf), self._peer.clock.time())
         if kept is not None and begun:
             wish.charter = kept

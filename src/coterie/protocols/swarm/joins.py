@@ -18,7 +18,7 @@ LASTS = 10
 
 def make_join(identity: Identity, genesis: bytes, epoch: int) -> bytes:
     """The consent of a member to vote from two epochs after the one in which it is recorded, with one vote."""
-    return pack(Join.make(identity, genesis, VrfKey.of(identity).public, 1, epoch + LASTS))
+    return pack(Join.make(identity, genesis, VrfKey.of(identity, genesis).public, 1, epoch + LASTS))
 
 
 def read_join(data: bytes, genesis: bytes) -> Join | None:

@@ -73,7 +73,8 @@ class Plan:
         tables = {name: table for name, table in self.spec.resolved().items() if name != "evaluation"}
         tables["federation"] = {key: value for key, value in tables["federation"].items() if key != "seed"}
         whole = {"spec": tables, "plugins": dict(self.plugins)}
-        return json.loads(json.dumps(whole, default=str))  # type: ignore[no-any-return]
+        read: dict[str, Any] = json.loads(json.dumps(whole, default=str))
+        return read
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from coterie import data
 from coterie import spec as specs
 from coterie.data import CoterieDataWarning, Dataset
 from coterie.errors import CoterieError, PluginError, RunError, WorkerLost
+from coterie.runtime._result import facts_of
 from coterie.runtime.matrix.plan import Tables, run_key
 from coterie.runtime.results import Result
 from coterie.runtime.simulation.build import Simulation
@@ -104,7 +105,7 @@ def _send(worker: _Worker) -> None:
 
 def _outcome(worker: _Worker) -> Result | WorkerLost:
     try:
-        return pickle.loads(worker.connection.recv_bytes())  # type: ignore[no-any-return]  # noqa: S301 - our own process
+        found: Result = pickle.loads(worker.connection.recv_bytes())  # noqa: S301 - from our own process
     except (EOFError, OSError):
         worker.connection.close()
         return WorkerLost(
@@ -112,6 +113,7 @@ def _outcome(worker: _Worker) -> Result | WorkerLost:
             where=f"seed {worker.job.seed}",
             remedy="If the machine was out of memory, take fewer peers, a smaller model or fewer --jobs.",
         )
+    return found
 
 
 def _failure(job: Job, error: BaseException, spec: Spec | None = None, seconds: float = 0.0) -> Result:
@@ -174,13 +176,4 @@ def _run(job: Job, loaded: dict[str, Dataset]) -> Result:
         return _failure(
             job, RunError(what, remedy="Run this cell alone to see more."), spec, time.monotonic() - started
         )
-    return Result(
-        status="ok",
-        spec_hash=spec.hash,
-        seed=spec.seed,
-        protocol=spec.federation.protocol,
-        peers=spec.federation.peers,
-        rounds=spec.federation.rounds,
-        **figures,
-        seconds=time.monotonic() - started,
-    )
+    return Result(status="ok", **facts_of(spec), **figures, seconds=time.monotonic() - started)

@@ -73,7 +73,7 @@ def run_matrix(
             record = summarise(planned, {**journal.results, **lost}, str(directory.path))
             _write(directory, record)
     except KeyboardInterrupt as error:
-        error.result = _interrupted(directory.path)  # type: ignore[attr-defined]
+        error.result = _interrupted(directory.path)  # type: ignore[attr-defined]  # cli.py looks for it
         raise
     except WorkerLost as error:
         error.result = Result.failure(error, run=str(directory.path))

@@ -91,7 +91,7 @@ class ChainStart:
 
     def __init__(self, folder: Path, members: Members, peer: Peer, say: Callable[[str, Sequence[PeerId]], Any]) -> None:
         self._folder, self._members, self._peer, self._say = folder, members, peer, say
-        self._vrf = VrfKey.of(peer.identity).public
+        self._vrf = VrfKey.of(peer.identity, members.store.genesis).public
         self._found: Charter | Checkpoint | None = None
         peer.handle(VoterAsk, lambda sender, question: VoterKey(self._vrf))
         peer.handle(CharterAsk, self._on_charter_ask)

@@ -184,4 +184,4 @@ class Contacts:
 
 
 def _unspecified(listen: str) -> bool:
-    return Address.parse(listen, to_listen=True).host in ("0.0.0.0", "::")  # noqa: S104 - that is the very question
+    return Address.parse(listen, to_listen=True).unspecified

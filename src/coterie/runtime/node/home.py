@@ -14,7 +14,6 @@ joining                  the federation that a join which is not finished is for
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import os
 import tempfile
@@ -30,7 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from coterie import spec as specs
 from coterie.errors import IdentityError, NetworkError, NodeError, SpecError
-from coterie.files import sync_folder, write_file
+from coterie.files import locked, write_file
 from coterie.identity import Certificate, Identity, TransportKey
 from coterie.network.addresses import Address
 from coterie.registry import explain
@@ -231,25 +230,13 @@ class Home:
         path, certificate = self.path / "transport.pem", transport.certificate
         parts = base64.b64encode(certificate.der), base64.b64encode(certificate.signature)
         content = transport.key_pem + b"\n".join(parts) + b"\n"
-        temporary = path.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(self.path)
+        write_file(path, content, mode=0o600)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Raise NodeError where another process works in this home; the lock ends with the process."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        busy = NodeError(
+            "a node is at work here already", where=str(self.path), remedy="Stop it first, or name another --home."
+        )
+        with locked(self.path, busy):
             yield
-        except BlockingIOError:
-            raise NodeError(
-                "a node is at work here already", where=str(self.path), remedy="Stop it first, or name another --home."
-            ) from None
-        finally:
-            os.close(descriptor)

@@ -101,7 +101,7 @@ def serve() -> None:
     import coterie.protocols.membership
     import coterie.runtime.catalog
     import coterie.runtime.node.life
-    import coterie.runtime.node.site  # noqa: F401
+    import coterie.runtime.node.site  # noqa: F401 - a child finds them loaded
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps

@@ -22,6 +22,7 @@ from coterie.identity import PeerId
 from coterie.network.grpc.transport import GrpcTransport
 from coterie.protocols import Peer, Topology
 from coterie.protocols.consensus import ChainTerms, PeerChain
+from coterie.runtime._result import facts_of
 from coterie.runtime.node.chains import Chains
 from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.home import Home
@@ -230,11 +231,7 @@ class Part:
         result = Result(
             status="ok",
             run=str(self._home.path),
-            spec_hash=spec.hash,
-            seed=spec.seed,
-            protocol=spec.federation.protocol,
-            peers=spec.federation.peers,
-            rounds=spec.federation.rounds,
+            **facts_of(spec),
             accuracy={"mean": evaluation.accuracy, "min": evaluation.accuracy, "max": evaluation.accuracy},
             loss={"mean": evaluation.loss, "min": evaluation.loss, "max": evaluation.loss},
             metrics={} if evaluation.auc is None else {"auc": evaluation.auc},

@@ -56,5 +56,5 @@ class SimulatedChains:
     def _founded(self, terms: ChainTerms) -> Charter:
         weights = terms.weights or dict.fromkeys(self._identities, 1)
         who = {name: self._identities[name] for name in weights}
-        voters = {one.id: (VrfKey.of(one).public, weights[name]) for name, one in who.items()}
+        voters = {one.id: (VrfKey.of(one, self._genesis).public, weights[name]) for name, one in who.items()}
         return terms.charter(next(iter(self._identities.values())), self._genesis, voters)

@@ -121,7 +121,7 @@ def restore(directory: RunDirectory, saved: Saved, federation: Federation, arena
         path = directory.path / "checkpoint" / name
         try:
             with safe_open(path, "pt") as file:
-                unpacker.tensors.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+                unpacker.tensors.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - not a mapping
         except (OSError, SafetensorError) as error:
             raise _damaged(path, error) from None
     federation.segment, federation.now = saved.segment, saved.now

@@ -72,7 +72,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     @property
     def busy(self) -> bool:
         """Whether a callback is ready in this instant."""
-        return bool(self._ready)  # type: ignore[attr-defined]
+        return bool(self._ready)  # type: ignore[attr-defined]  # private to asyncio
 
     def at(self, when: float, function: Callable[..., object], *arguments: Any) -> None:
         """Call ``function`` at a time: an event. It cannot be taken back, and is cheaper than a timer.
@@ -81,18 +81,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """
         heapq.heappush(self.instants.events, (when, next(self._order), function, arguments))
 
-    def call_at(  # type: ignore[override]
+    def call_at(  # type: ignore[override]  # typeshed ties args to the callback
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
         self.instants.new_timer = True
         return super().call_at(when, callback, *args, context=context)
 
-    def call_soon_threadsafe(  # type: ignore[override]
+    def call_soon_threadsafe(  # type: ignore[override]  # as above
         self, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.Handle:
         if threading.get_ident() != self._thread:
             raise RuntimeError("another thread cannot wake a loop of virtual time")
         return self.call_soon(callback, *args, context=context)
 
-    def run_in_executor(self, *args: Any) -> NoReturn:  # type: ignore[override]
+    def run_in_executor(self, *args: Any) -> NoReturn:  # type: ignore[override]  # it never runs
         raise RuntimeError("threads have no virtual time; make the work a job")

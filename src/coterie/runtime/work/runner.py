@@ -355,13 +355,14 @@ def _pieces(shared: SharedArray, ends: Sequence[int]) -> list[torch.Tensor]:
 def _as_sent(outcome: AggregateOutcome) -> AggregateOutcome:
     """The outcome as it would come out of a worker's pipe: what the rule remembers holds on to no memory of the run."""
     try:
-        return pickle.loads(pickle.dumps(outcome, protocol=5))  # type: ignore[no-any-return]  # noqa: S301 - our own
+        sent: AggregateOutcome = pickle.loads(pickle.dumps(outcome, protocol=5))  # noqa: S301 - our own
     except Exception as error:
         raise PluginError(
             f"what the rule remembers cannot be sent: {type(error).__name__}: {error}",
             where="aggregation.rule",
             remedy="Keep numbers, strings, tensors, and lists and dicts of such.",
         ) from error
+    return sent
 
 
 def located(error: Exception, job: Job, runner: Runner) -> Exception:

@@ -12,7 +12,8 @@ to the callback in place of the model: ``SwarmCallback(..., model=MyAdapter(mode
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from coterie.errors import LayoutMismatch, ModelError
+from coterie.errors import CoterieError, LayoutMismatch, ModelError, SpecError
 from coterie.layout import Layout, Slot
 
 DEFAULT_BATCH = 256
@@ -47,6 +48,19 @@ class Figures:
 
     loss: float | None = None
     metric: float | None = None
+
+
+@contextmanager
+def users_measure(where: str, called: str) -> Iterator[None]:
+    """What a user's own loss or metric raises becomes a SpecError at ``where``, which says how it is ``called``."""
+    try:
+        yield
+    except CoterieError:
+        raise
+    except Exception as error:
+        raise SpecError(
+            f"it raised {type(error).__name__}: {error}", where=where, remedy=f"It is called with {called}."
+        ) from error
 
 
 class ModelAdapter(ABC):

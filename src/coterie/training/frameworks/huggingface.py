@@ -65,7 +65,7 @@ class HuggingFaceAdapter(PyTorchAdapter):
         Adapters on different bases must not meet: they would get the same vector and be different models.
         """
         found = hashlib.sha256()
-        others = [f".{each}." for each in self.module.peft_config if each != self._adapter]  # type: ignore[union-attr]
+        others = [f".{each}." for each in self.module.peft_config if each != self._adapter]  # type: ignore[union-attr]  # seen
         for name, parameter in self.module.named_parameters():
             unused = ".original_module." in name or any(other in name for other in others)
             if name not in held and not unused and not parameter.is_meta and parameter.numel():
@@ -81,7 +81,7 @@ class HuggingFaceAdapter(PyTorchAdapter):
         # A PeftModel has a property; a transformers model with an adapter has the method active_adapters.
         active = getattr(self.module, "active_adapter", None)
         if active is None or callable(active):
-            active = self.module.active_adapters()  # type: ignore[operator]
+            active = self.module.active_adapters()  # type: ignore[operator]  # see above
         names = [active] if isinstance(active, str) else list(active)
         if len(names) != 1:
             raise ModelError(

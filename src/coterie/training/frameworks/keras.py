@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from coterie.errors import CoterieError, DataError, ModelError, SpecError, StorageReplaced, near_miss
+from coterie.errors import DataError, ModelError, SpecError, StorageReplaced, near_miss
 from coterie.layout import Layout
 from coterie.training.frameworks.base import (
     DEFAULT_BATCH,
@@ -22,6 +22,7 @@ from coterie.training.frameworks.base import (
     ModelAdapter,
     array_of,
     dense_layout,
+    users_measure,
 )
 from coterie.training.frameworks.extras import require
 from coterie.training.frameworks.pytorch import bound
@@ -118,7 +119,8 @@ class KerasAdapter(ModelAdapter):
                 where="adsValData",
                 remedy="Give it (inputs, targets), or a data set that can be gone through many times.",
             )
-        return data  # type: ignore[no-any-return]
+        batches: Iterable[Any] = data
+        return batches
 
     def evaluate(self, batches: Iterable[Any]) -> Figures:
         compiled = self._loss is None and self.model.compiled
@@ -161,18 +163,10 @@ class KerasAdapter(ModelAdapter):
         return float(self._array(tensor).mean())
 
     def _mean(self, measure: Any, targets: Any, outputs: Any, where: str) -> float:
-        try:
+        with users_measure(where, "(targets, outputs) and returns a scalar, or one for each sample"):
             if isinstance(measure, self._keras.metrics.Metric):
                 measure.reset_state()
             return self._number(measure(targets, outputs))
-        except CoterieError:
-            raise
-        except Exception as error:
-            raise SpecError(
-                f"it raised {type(error).__name__}: {error}",
-                where=where,
-                remedy="It is called with (targets, outputs) and returns a scalar, or one for each sample.",
-            ) from error
 
     def _named(self, module: str, function: Any, where: str) -> Any:
         """The loss or metric that is meant, with its arguments. Raises SpecError for an unknown name."""

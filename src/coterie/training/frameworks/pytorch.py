@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from coterie.errors import CoterieError, DataError, ModelError, SpecError, StorageReplaced, near_miss
+from coterie.errors import DataError, ModelError, SpecError, StorageReplaced, near_miss
 from coterie.layout import Layout, Slot
 from coterie.training.figures import area_under_roc
-from coterie.training.frameworks.base import DEFAULT_BATCH, Figures, Functions, ModelAdapter
+from coterie.training.frameworks.base import DEFAULT_BATCH, Figures, Functions, ModelAdapter, users_measure
 from coterie.training.vector import Place, dtype_name, survey, view_of
 
 Measure = Callable[[Any, Any], Any]
@@ -185,16 +185,8 @@ class PyTorchAdapter(ModelAdapter):
         return self.module(*inputs), targets, None
 
     def _measured(self, measure: Measure, outputs: Any, targets: Any, where: str) -> Any:
-        try:
+        with users_measure(where, "(outputs, targets) and returns a scalar"):
             return measure(outputs, targets)
-        except CoterieError:
-            raise
-        except Exception as error:
-            raise SpecError(
-                f"it raised {type(error).__name__}: {error}",
-                where=where,
-                remedy="It is called with (outputs, targets) and returns a scalar.",
-            ) from error
 
 
 def unwrapped(model: Any) -> Any:

@@ -17,7 +17,7 @@ import torch
 
 from coterie.errors import DataError, ModelError, SpecError, StorageReplaced, near_miss
 from coterie.layout import Layout
-from coterie.training.frameworks.base import Figures, Functions, ModelAdapter, array_of, dense_layout
+from coterie.training.frameworks.base import Figures, Functions, ModelAdapter, array_of, dense_layout, users_measure
 
 Scorer = Callable[[Any, Any, Any], float]
 """``scorer(estimator, x, y) -> float``, as scikit-learn has them."""
@@ -133,14 +133,8 @@ class ScikitAdapter(ModelAdapter):
     def _scored(self, scorer: Scorer | None, x: Any, y: Any, where: str) -> float | None:
         if scorer is None:
             return None
-        try:
+        with users_measure(where, "(estimator, x, y) and returns a number"):
             return float(scorer(self.model, x, y))
-        except Exception as error:
-            raise SpecError(
-                f"it raised {type(error).__name__}: {error}",
-                where=where,
-                remedy="It is called with (estimator, x, y) and returns a number.",
-            ) from error
 
     def _loss_scorer(self) -> Scorer | None:
         from sklearn.base import is_classifier, is_regressor
