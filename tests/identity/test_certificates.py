@@ -220,6 +220,16 @@ def test_what_follows_a_certificate_is_refused():
         bound(GOOD.certificate.der + b"\x00").check()
 
 
+def test_a_signature_with_unused_bits_is_refused():
+    even = next(der for der in iter(lambda: TransportKey.new(ALICE).certificate.der, None) if der[-1] % 2 == 0)
+    der = bytearray(even)
+    signature = x509.load_der_x509_certificate(even).signature
+    assert der[-len(signature) - 1] == 0
+    der[-len(signature) - 1] = 1
+    with pytest.raises(IdentityError):
+        bound(bytes(der)).check()
+
+
 def test_a_long_certificate_is_refused_unread():
     with pytest.raises(IdentityError):
         bound(made(san=[x509.DNSName(f"{n}.coterie.invalid") for n in range(400)])).check()

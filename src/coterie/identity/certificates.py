@@ -76,6 +76,8 @@ class Certificate:
             dates = found.not_valid_before_utc, found.not_valid_after_utc
             if _form(self.peer, key, found.serial_number, *dates) != found.tbs_certificate_bytes:
                 return "it could sign other certificates, is made out to another name, or has some other form"
+            if not self.der.endswith(b"\0" + found.signature):  # X.690, 8.6.2: no unused bits at the end
+                return "its signature has some other form"
             found.verify_directly_issued_by(found)
         except InvalidSignature:
             return "another key than its own has signed it"
