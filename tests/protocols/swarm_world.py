@@ -150,6 +150,15 @@ class Node:
             self.task.cancel()
             self.peer.close()
 
+    def leave(self) -> None:
+        """As a script that ends, or that its user has interrupted."""
+        self.alive = False
+        self.task.cancel()
+        self.swarm.leave()
+        self.world.loop.run_until_complete(asyncio.sleep(0.2))
+        self.world.network.disconnect(self.name)
+        self.peer.close()
+
     @property
     def state(self):
         return self.swarm.training.state
@@ -179,6 +188,7 @@ class World:
     kind: str = "majority"
     network: dict = field(default_factory=dict)
     partitions: tuple = ()
+    lock: int = 100
 
     def __post_init__(self) -> None:
         self.terms = self.terms or Terms("a training", self.min_peers, 8)
@@ -197,7 +207,7 @@ class World:
         genesis = chain_genesis(FEDERATION, self.terms.contract)
         beacon = hashlib.sha256(f"beacon {self.seed}".encode()).digest()
         rule = QuorumRule(self.kind, self.min_peers)
-        self.charter = Charter.make(identity("founder"), genesis, Voters.of(members), beacon, rule)
+        self.charter = Charter.make(identity("founder"), genesis, Voters.of(members), beacon, rule, self.lock)
         self.loop.set_exception_handler(lambda loop, context: self.faults.append(context))
         self.nodes = {name: Node(self, name, **self.sites.get(name, {})) for name in self.names}
 

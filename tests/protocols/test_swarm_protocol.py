@@ -202,12 +202,12 @@ def test_what_no_honest_peer_says_is_dropped_and_counted(worlds):
     world.keys.pop("s9")
     world.nodes["s9"].start()
     liar, record = world.nodes["s1"], world.nodes["s0"].swarm.training.check_in.record
-    liar.peer.send("s2", SwarmBeat(0, record.encode(), True, 0, (), b""))
-    liar.peer.send("s2", SwarmBeat(0, b"nonsense", True, 0, (), b""))
+    liar.peer.send("s2", SwarmBeat(0, record.encode(), True, 0, (), b"", False, b""))
+    liar.peer.send("s2", SwarmBeat(0, b"nonsense", True, 0, (), b"", False, b""))
     other = Record.make(liar.identity, "note", {"text": "x"}, time=0)
     liar.peer.send("s2", SwarmProposal((other.encode(),)))
     liar.peer.send("s2", SwarmProposal((record.encode(),)))
-    liar.peer.send("s2", SwarmBeat(0, b"", True, 0, (), b"not a join"))
+    liar.peer.send("s2", SwarmBeat(0, b"", True, 0, (), b"not a join", False, b"not a leave"))
     world.wait(0.3)
     said = [what for name, sender, what in world.dropped if (name, sender) == ("s2", "s1")]
     assert any("not the sender's own" in what for what in said)

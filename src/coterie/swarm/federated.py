@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from coterie.aggregation.merging import prepare
 from coterie.errors import NodeError
 from coterie.layout import Layout
 from coterie.protocols.swarm import Settings
@@ -120,6 +121,8 @@ class FederatedSession:
                 remedy="Give each training a name of its own; close() a callback that is not used any more.",
             )
         part.names.add(terms.contract)
+        if isinstance(terms.merge, str):  # this site may lead the first merge, and all wait for it
+            asyncio.get_running_loop().run_in_executor(None, prepare, terms.merge)
         notices = Notices(lambda text: _named(text, process))
         try:
             spec = await _waiting(asyncio.shield(part.spec_checked), lambda: notices.say(part.why or None))

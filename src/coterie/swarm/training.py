@@ -130,15 +130,19 @@ class Training:
                     await asyncio.sleep(_LOOK)
 
     def _are_behind(self) -> bool:
-        """Whether one of the last merge has not shown that it knows of it."""
-        state, heard = self._swarm.training.state, self._swarm.training.roll.heard
-        others = [key for key in state.parts if key != self.peer.id]
-        return any(key not in heard or heard[key].beat.epoch < state.epoch for key in others)
+        """Whether one of the last merge has not shown that it has the final model, and has not left."""
+        training = self._swarm.training
+        return any(key != self.peer.id and training.lacks_the_end(key) for key in training.state.parts)
+
+    def leave(self) -> None:
+        """Tell the others; ``close``, or ``close_now``, must follow."""
+        self._swarm.leave()
 
     async def close(self) -> None:
-        """End here. The others go on; what is kept stays."""
+        """End here. The others are told, and go on; what is kept stays."""
         self._task.cancel()
         await asyncio.wait([self._task])
+        self.leave()
         self._closing.close()
 
     def close_now(self) -> None:
