@@ -1,7 +1,7 @@
 """One training of a script: its chain and state on disk, its conversation with the other sites, its task on the loop.
 
 In the home's ``state/trainings/NAME-HASH/`` lie ``charter``, what the chain begins with, ``chain.sqlite``, the chain,
-and ``*.state``, what the protocol keeps.
+``*.state``, what the protocol keeps, and ``models/``, where those of others wait for a merge.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from coterie.runtime.node.daemon import Node
 from coterie.runtime.node.store import StateStore
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.swarm.site import ScriptSite
+from coterie.swarm.spool import Spool
 
 _LOOK = 0.1
 """Seconds between two looks at how far the others are."""
@@ -55,7 +56,8 @@ class Files:
         kept = self.charter
         if kept is not None and kept.id != charter.id:
             for path in self.folder.iterdir():
-                path.unlink()
+                if path.is_file():
+                    path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_file(self._charter, charter.encode())
 
@@ -91,7 +93,7 @@ class Training:
             store = StateStore(files.folder, arena, layout.hash)
             closing.callback(store.close)
             self.ledger = closing.enter_context(SharedStore(files.chain, charter))
-            self.site = ScriptSite(terms, layout, arena, say)
+            self.site = ScriptSite(terms, layout, arena, Spool(files.folder), say)
             self.peer = self._peer(store, returned=returned)
             node.layouts[layout.hash] = layout.size
             node.lines[self.line] = self.peer

@@ -1,7 +1,7 @@
 """Merges: how the models that peers check in become one, by pieces, in little memory."""
 
 from coterie.aggregation.merging.methods import METHODS, Merged, merge, prepare
-from coterie.aggregation.merging.models import Files, Models, Vectors
+from coterie.aggregation.merging.models import Files, Models, Readers, Vectors
 from coterie.aggregation.merging.rules import merge_by_rule
 from coterie.aggregation.merging.weiszfeld import Search, weiszfeld
 
@@ -10,6 +10,7 @@ __all__ = [
     "Files",
     "Merged",
     "Models",
+    "Readers",
     "Search",
     "Vectors",
     "merge",

@@ -290,7 +290,7 @@ class Leading:
         training = self._training
         shares = rules.contributions(training.state, check_ins, training.key, training.agreed)
         wanted = [c for c, share in zip(check_ins, shares, strict=True) if share.weight > 0 and not share.merged]
-        models = await asyncio.gather(*map(self._ordering.model, wanted))
+        models = await asyncio.gather(*(self._ordering.model(check_in, len(wanted)) for check_in in wanted))
         lacking = [c.author for c, model in zip(wanted, models, strict=True) if model is None]
         found = [check_in for check_in in check_ins if check_in.author not in lacking]
         return found if len(found) >= training.site.terms.min_peers else None

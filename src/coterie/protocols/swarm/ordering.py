@@ -159,13 +159,13 @@ class Ordering:
         for check_in, share in zip(found, shares, strict=True):
             if share.weight <= 0:
                 continue
-            snapshot = last if share.merged else await self.model(check_in)
+            snapshot = last if share.merged else await self.model(check_in, len(found))
             if snapshot is None:
                 return None
             name = training.name(check_in.author)
             parts.append(Part(name, snapshot, share.weight, check_in.says.samples))
         if not parts:
-            return last if state.merged else await self.model(next(c for c in found if c.author == leader))
+            return last if state.merged else await self.model(next(c for c in found if c.author == leader), 1)
         if training.agreed.opening and state.epoch == 0:
             return parts[0].snapshot
         async with training.at_work:
@@ -173,11 +173,11 @@ class Ordering:
                 return None
             return await training.site.merge(parts, last, state.epoch)
 
-    async def model(self, check_in: CheckInRecord) -> Snapshot | None:
-        """The model of a check-in; None where it cannot be had."""
+    async def model(self, check_in: CheckInRecord, parts: int) -> Snapshot | None:
+        """The model of a check-in, one of ``parts`` to merge; None where it cannot be had."""
         training = self._training
         peer = training.peer_of(check_in.author)
-        found = await training.models.get(check_in.says.model, [] if peer is None else [peer])
+        found = await training.models.part(check_in.says.model, [] if peer is None else [peer], parts)
         training.progress += 1
         return found
 

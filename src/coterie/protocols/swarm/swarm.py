@@ -198,7 +198,7 @@ class Swarm:
         if self._pending is not None and not self._pending.ending:
             self._pending = None
         self._base = state.epoch
-        self._save()
+        self._changed()
         return True
 
     async def _merged(self) -> Snapshot | None:
@@ -237,7 +237,7 @@ class Swarm:
             await training.bell.wait(training.settings.beat)
 
     def _changed(self) -> None:
-        """A merge is final, or proposed: remember it, and let go of older models."""
+        """A merge is final, proposed or adopted: remember it, and let go of older models."""
         training = self.training
         merged = [] if training.state.merged is None else [training.state.merged]
         pending = [] if self._pending is None else [self._pending.digest]
