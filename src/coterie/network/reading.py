@@ -145,10 +145,8 @@ class FrameReader:
             sent = snapshot.sent.digest()
             if sent != (snapshot.trailer if self._encoding.lossy else reference.digest):
                 raise MessageError("a snapshot's bytes are not those that were sent")
-        read, self._snapshots = (
-            self._snapshots,
-            [],
-        )  # this reader is in a cycle, with ``_step``: they would stay with it
+        # This reader is in a cycle, with ``_step``: what it holds would stay with it.
+        read, self._snapshots = self._snapshots, []
         digests = [snapshot.held.digest() for snapshot in read]
         header = self._codec.with_digests(self.header, digests) if self._encoding.lossy else self.header
         return Frame(header, tuple(s.snapshot(d) for s, d in zip(read, digests, strict=True)))
