@@ -42,7 +42,7 @@ class RealSite:
         return found
 
     async def begin(self, value: float = 0.0, **terms) -> None:
-        given = {"min_peers": 2, "sync_frequency": 4, "adaptive": False, "merge": "mean", "total_epochs": 0, **terms}
+        given = {"min_peers": 2, "sync_frequency": 4, "adaptive": False, "merge": "mean", "opening": True, **terms}
         await self.session.begin(Terms("a training", **given), self.layout, self.vector(value))
 
     async def sync(self, value: float = 0.0):
