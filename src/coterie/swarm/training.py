@@ -1,7 +1,8 @@
 """One training of a script: its chain and state on disk, its conversation with the other sites, its task on the loop.
 
-In the home's ``state/trainings/NAME-HASH/`` lie ``charter``, what the chain begins with, ``chain.sqlite``, the chain,
-``*.state``, what the protocol keeps, and ``models/``, where those of others wait for a merge.
+In the home's ``state/trainings/NAME-HASH/`` lie ``contract``, the name, ``charter``, what the chain begins with,
+``chain.sqlite``, the chain, ``*.state``, what the protocol keeps, and ``models/``, where those of others wait for a
+merge.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from coterie.ledger.shared import Charter, SharedStore
 from coterie.network import Codec
 from coterie.protocols import Peer
 from coterie.protocols.swarm import Settings, Swarm, Terms
+from coterie.protocols.swarm.audit import CHAIN, CHARTER, CONTRACT, TRAININGS
 from coterie.runtime.node.charter import now_ms
 from coterie.runtime.node.daemon import Node
 from coterie.runtime.node.store import StateStore
@@ -39,9 +41,10 @@ class Files:
 
     def __init__(self, home: Path, contract: str) -> None:
         plain = re.sub(r"[^A-Za-z0-9._-]", "_", contract)[:40]
-        self.folder = home / "state" / "trainings" / f"{plain}-{hashlib.sha256(contract.encode()).hexdigest()[:12]}"
-        self.chain = self.folder / "chain.sqlite"
-        self._charter = self.folder / "charter"
+        self.folder = home / TRAININGS / f"{plain}-{hashlib.sha256(contract.encode()).hexdigest()[:12]}"
+        self.chain = self.folder / CHAIN
+        self._charter = self.folder / CHARTER
+        self._contract = contract
 
     @property
     def charter(self) -> Charter | None:
@@ -60,6 +63,7 @@ class Files:
                     path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_file(self._charter, charter.encode())
+        write_file(self.folder / CONTRACT, self._contract.encode())
 
     def merges(self, charter: Charter) -> int:
         """How many merges this site knows of."""
@@ -158,7 +162,7 @@ class Training:
             id=own.id,
             members=node.charter.peers,
             neighbours=(),
-            learner=self.site,  # type: ignore[arg-type]  # protocol swarm asks a site, which counts samples too
+            learner=self.site,  # type: ignore[arg-type]  # swarm asks its site; the peer itself asks for samples only
             ledger=own.ledger,
             store=store,
             random=own.secrets,
