@@ -88,10 +88,11 @@ def audit(
     pinned = None if start is None else _hash(start, "--start", "the id of a start", "as the invitation names them")
     files = [ledger]
     if ledger.is_dir():
-        files = sorted(path for name in ("ledger.sqlite", "shared.sqlite") for path in ledger.rglob(name))
+        names = ("ledger.sqlite", "shared.sqlite", "chain.sqlite")  # the last one is a training's
+        files = sorted(path for name in names for path in ledger.rglob(name))
     if not files:
         raise LedgerError("there is no ledger.sqlite in it", where=str(ledger), remedy="Name a ledger file.")
-    found = [(path, *_audited(path, wanted, pinned)) for path in files]
+    found = [(path, *_audited(path, wanted, pinned, beside=ledger.is_dir())) for path in files]
     if as_json:
         rows = [{"path": str(path), "ok": ok, "report": report} for path, ok, report in found]
         success(json.dumps({"ledgers": rows}))
@@ -102,13 +103,19 @@ def audit(
         raise typer.Exit(1)
 
 
-def _audited(path: Path, genesis: bytes, start: bytes | None) -> tuple[bool, str]:
-    """Whether a ledger of either kind is sound, and a report."""
+def _audited(path: Path, genesis: bytes, start: bytes | None, *, beside: bool) -> tuple[bool, str]:
+    """Whether a ledger of any kind is sound, and a report.
+
+    ``beside``: there are others, and ``start`` is the shared chain's; a training's has a start of its own.
+    """
     from coterie.ledger import audit as verify
     from coterie.ledger import describe
     from coterie.ledger.shared import audit_shared, describe_shared, is_shared
     from coterie.protocols.committees.recorded import committee_fault
+    from coterie.protocols.swarm.audit import CHAIN, audit_training
 
+    if path.name == CHAIN:
+        return audit_training(path, genesis, None if beside else start)
     if is_shared(path):
         chain = audit_shared(path, genesis, start, committee_fault)
         return chain.fault is None, describe_shared(chain)

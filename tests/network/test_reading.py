@@ -1,8 +1,10 @@
 """Frames that come in pieces: whole or refused, whatever the pieces; nothing is allocated for what may not come."""
 
 import asyncio
+import gc
 import random
 import struct
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -19,7 +21,7 @@ from coterie.network import Codec
 from coterie.network.codec import CHUNK_BYTES
 from coterie.network.compression import CHUNK_ELEMENTS, encoding
 from coterie.network.limits import Limits
-from coterie.network.reading import FrameReader, Line
+from coterie.network.reading import FrameReader, Line, _Snapshot
 from coterie.network.sending import PIECE_BYTES, pieces
 
 LIMITS = Limits(snapshot_elements={LAYOUT: 2 * CHUNK_ELEMENTS}, header_bytes=4096, snapshots=3)
@@ -209,3 +211,17 @@ def test_a_line_does_all_in_order_and_reports_what_went_wrong():
                 await line.done()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_read_goes_with_its_frame(name):
+    gc.collect()
+    gc.disable()  # models are large: they must not stay until it comes by
+    try:
+        found = received(b"".join(piece for piece, _ in sent(vectors("", snapshot(CHUNK_ELEMENTS)), name)), name=name)
+        end = time.monotonic() + 30
+        while any(type(each) is _Snapshot for each in gc.get_objects()):  # a thread of the pool may be about to let go
+            assert time.monotonic() < end, "it stays"
+        del found
+    finally:
+        gc.enable()

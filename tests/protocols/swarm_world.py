@@ -66,6 +66,7 @@ class Site:
         self.loss = None
         self.method, self.lie = "mean", None
         self.merge_seconds = 0.05
+        self.room, self.kept = 1 << 30, []
 
     async def check_in(self, round):
         await asyncio.sleep(self.seconds)
@@ -83,6 +84,10 @@ class Site:
             ending=max(self.trained, round + 1) >= self.rounds,
             mode=self.mode,
         )
+
+    async def keep(self, found):
+        self.kept.append(found)
+        return found
 
     async def merge(self, parts, last, round):
         self.merges += 1
@@ -150,6 +155,15 @@ class Node:
             self.task.cancel()
             self.peer.close()
 
+    def leave(self) -> None:
+        """As a script that ends, or that its user has interrupted."""
+        self.alive = False
+        self.task.cancel()
+        self.swarm.leave()
+        self.world.loop.run_until_complete(asyncio.sleep(0.2))
+        self.world.network.disconnect(self.name)
+        self.peer.close()
+
     @property
     def state(self):
         return self.swarm.training.state
@@ -179,6 +193,7 @@ class World:
     kind: str = "majority"
     network: dict = field(default_factory=dict)
     partitions: tuple = ()
+    lock: int = 100
 
     def __post_init__(self) -> None:
         self.terms = self.terms or Terms("a training", self.min_peers, 8)
@@ -197,7 +212,7 @@ class World:
         members = [Voter(self.keys[name], VrfKey.of(identity(name), genesis).public, 1) for name in voters]
         beacon = hashlib.sha256(f"beacon {self.seed}".encode()).digest()
         rule = QuorumRule(self.kind, self.min_peers)
-        self.charter = Charter.make(identity("founder"), genesis, Voters.of(members), beacon, rule)
+        self.charter = Charter.make(identity("founder"), genesis, Voters.of(members), beacon, rule, self.lock)
         self.loop.set_exception_handler(lambda loop, context: self.faults.append(context))
         self.nodes = {name: Node(self, name, **self.sites.get(name, {})) for name in self.names}
 

@@ -16,6 +16,7 @@ from coterie.network import Codec
 from coterie.protocols import Peer
 from coterie.protocols.swarm import chain_genesis
 from coterie.protocols.swarm.gathering import CharterBegin, CharterOffer, Gatherings
+from coterie.protocols.swarm.joins import LASTS
 from coterie.protocols.swarm.records import Agreed
 from coterie.runtime.simulation.clock import VirtualLoop
 from coterie.runtime.simulation.transport import SimulatedNetwork
@@ -91,6 +92,7 @@ def test_all_that_are_there_vote_in_the_one_charter():
     assert voters(found[0]) == {place.names[number] for number in (0, 2, 3)}
     assert found[0].genesis == chain_genesis(FEDERATION, "a training")
     assert found[0].rule == QuorumRule("majority", 2)
+    assert found[0].lock_epochs == LASTS
     assert all(
         voter.vrf == VrfKey.of(place.keys[place.names.index(voter.key)], found[0].genesis).public
         for voter in found[0].voters.members

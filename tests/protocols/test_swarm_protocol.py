@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from swarm_world import LAYOUT, World, snapshot
+from swarm_world import LAYOUT, SIZE, World, snapshot
 
 from coterie.errors import RunError, SpecError
 from coterie.ledger.records import Record
+from coterie.network import MemorySnapshot
 from coterie.protocols.swarm import Mode, Settings, Terms
 from coterie.protocols.swarm.messages import SwarmBeat, SwarmProposal
 from coterie.protocols.swarm.models import channel_of
@@ -200,12 +201,12 @@ def test_what_no_honest_peer_says_is_dropped_and_counted(worlds):
     world.keys.pop("s9")
     world.nodes["s9"].start()
     liar, record = world.nodes["s1"], world.nodes["s0"].swarm.training.check_in.record
-    liar.peer.send("s2", SwarmBeat(0, record.encode(), True, 0, (), b""))
-    liar.peer.send("s2", SwarmBeat(0, b"nonsense", True, 0, (), b""))
+    liar.peer.send("s2", SwarmBeat(0, record.encode(), True, 0, (), b"", False, b""))
+    liar.peer.send("s2", SwarmBeat(0, b"nonsense", True, 0, (), b"", False, b""))
     other = Record.make(liar.identity, "note", {"text": "x"}, time=0)
     liar.peer.send("s2", SwarmProposal((other.encode(),)))
     liar.peer.send("s2", SwarmProposal((record.encode(),)))
-    liar.peer.send("s2", SwarmBeat(0, b"", True, 0, (), b"not a join"))
+    liar.peer.send("s2", SwarmBeat(0, b"", True, 0, (), b"not a join", False, b"not a leave"))
     world.wait(0.3)
     said = [what for name, sender, what in world.dropped if (name, sender) == ("s2", "s1")]
     assert any("not the sender's own" in what for what in said)
@@ -215,6 +216,51 @@ def test_what_no_honest_peer_says_is_dropped_and_counted(worlds):
     world.nodes["s9"].die()
     del world.nodes["s9"]
     world.finish()
+
+
+def test_where_there_is_little_room_models_are_pulled_a_few_at_a_time_and_kept_elsewhere(worlds):
+    def run(room):
+        world, most = worlds(count=6, rounds=3), [0]
+        for node in world.nodes.values():
+            node.site.room = room
+        world.begin()
+        for node in world.nodes.values():
+            node.swarm.training.models._fetch = counted(node.swarm.training.models._fetch, most)
+        return world.finish(), sum(len(node.site.kept) for node in world.nodes.values()), most[0]
+
+    def counted(fetch, most):
+        under_way = []
+
+        async def noted(digest, whom):
+            under_way.append(digest)
+            most[0] = max(most[0], len(under_way))
+            try:
+                return await fetch(digest, whom)
+            finally:
+                under_way.remove(digest)
+
+        return noted
+
+    much, kept, at_once = run(6 * 4 * SIZE)
+    assert (kept, at_once) == (0, 5)
+    little, kept, at_once = run(2 * 4 * SIZE)
+    assert little == much
+    assert (kept, at_once) == (3 * 5, 2)
+
+
+def test_a_shorter_model_is_not_merged_and_stops_nobody(worlds):
+    world = worlds(count=4, rounds=3, settings=QUICK)
+    liar = world.nodes["s1"]
+    check_in = liar.site.check_in
+
+    async def lying(round):
+        made = MemorySnapshot(LAYOUT.hash, torch.zeros(SIZE - 1))
+        return replace(await check_in(round), snapshot=made, digest=made.digest())
+
+    liar.site.check_in = lying
+    world.begin()
+    world.until(lambda: any(sender == "s1" and "another layout" in what for _, sender, what in world.dropped))
+    world.until(lambda: world.nodes["s0"].state.epoch >= 1)
 
 
 def test_models_are_let_go_of(worlds):

@@ -15,10 +15,10 @@ from swarm_world import LAYOUT, identity, snapshot, torch
 from coterie.errors import LedgerError
 from coterie.identity.vrf import VrfKey
 from coterie.ledger.records import Record
-from coterie.ledger.shared import Join, Leave, Removal, Voter, Voters
+from coterie.ledger.shared import Charter, Join, Leave, QuorumRule, Removal, Voter, Voters
 from coterie.ledger.shared.changes import record as change
 from coterie.protocols.swarm import CheckedIn, Mode, Terms, chain_genesis
-from coterie.protocols.swarm.joins import make_join, read_join
+from coterie.protocols.swarm.joins import make_join, make_leave, read_join, read_leave
 from coterie.protocols.swarm.packing import packed, unpacked
 from coterie.protocols.swarm.records import Agreed, check_in_record, merge_record, read_check_in, read_merge
 from coterie.protocols.swarm.state import (
@@ -36,6 +36,7 @@ WHO = {name: identity(name) for name in NAMES}
 KEYS = {name: who.id for name, who in WHO.items()}
 GENESIS = chain_genesis(hashlib.sha256(b"federation").digest(), "contract")
 VOTERS = Voters.of(Voter(who.id, VrfKey.of(who, GENESIS).public, 1) for who in WHO.values())
+CHAIN = Charter.make(WHO["a"], GENESIS, VOTERS, bytes(32), QuorumRule("majority", 2)).checkpoint
 TERMS = Terms("contract", 2, 16)
 AGREED = Agreed.of(TERMS, LAYOUT.hash)
 MODEL = hashlib.sha256(b"merged").digest()
@@ -162,7 +163,7 @@ def test_who_may_come_and_go():
 
     def allowed(says, is_member):
         try:
-            require_changes([change(WHO["a"], says, 0)], GENESIS, is_member)
+            require_changes([change(WHO["a"], says, 0), merge()], CHAIN, is_member)
         except LedgerError:
             return False
         return True
@@ -171,7 +172,35 @@ def test_who_may_come_and_go():
     assert allowed(removal, stranger) and not allowed(removal, member)
     assert allowed(leave, member)
     with pytest.raises(LedgerError, match="does not belong"):
-        require_changes([Record.make(WHO["a"], "note", {}, time=0)], GENESIS, member)
+        require_changes([Record.make(WHO["a"], "note", {}, time=0)], CHAIN, member)
+
+
+@pytest.mark.parametrize(
+    ("kind", "min_peers", "may"), [("majority", 1, 3), ("majority", 2, 2), ("majority", 4, 0), ("two thirds", 2, 0)]
+)
+def test_as_many_leave_as_leave_enough(kind, min_peers, may):
+    chain = Charter.make(WHO["a"], GENESIS, VOTERS, bytes(32), QuorumRule(kind, min_peers)).checkpoint
+    leaves = [Record.decode(make_leave(WHO[name], GENESIS, 5, 0)) for name in NAMES]
+    require_changes([*leaves[:may], merge()], chain, lambda key: True)
+    with pytest.raises(LedgerError, match=f"{3 - may} remain"):
+        require_changes([*leaves[: may + 1], merge()], chain, lambda key: True)
+    if may:
+        with pytest.raises(LedgerError, match="3 remain"):  # without a merge
+            require_changes(leaves[:1], chain, lambda key: True)
+        stranger = change(WHO["a"], Removal(genesis=GENESIS, until=10, key=KEYS["d"]), 0)
+        with pytest.raises(LedgerError, match="remain"):  # one that is removed does not remain either
+            require_changes([stranger, *leaves[:may], merge()], chain, lambda key: key != KEYS["d"])
+
+
+def test_a_leave_is_checked():
+    good = make_leave(WHO["d"], GENESIS, 3, 0)
+    assert read_leave(good, GENESIS, KEYS["d"], 13).id == Record.decode(good).id
+    assert read_leave(good, GENESIS, KEYS["d"], 14) is None
+    assert read_leave(good, GENESIS, KEYS["c"], 3) is None
+    assert read_leave(good, bytes(32), KEYS["d"], 3) is None
+    assert read_leave(make_join(WHO["d"], GENESIS, 3), GENESIS, KEYS["d"], 3) is None
+    assert read_leave(good[:-1] + bytes([good[-1] ^ 1]), GENESIS, KEYS["d"], 3) is None
+    assert read_leave(merge("d").encode(), GENESIS, KEYS["d"], 3) is None
 
 
 def test_a_consent_to_vote_is_checked():

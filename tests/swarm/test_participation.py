@@ -76,7 +76,7 @@ def test_a_training():
     first = model.weight[0, 0].item()
     callback.on_train_begin()
     assert session.vectors("begin") == [first]
-    assert session.told("begin") == [Terms("c", 2, 3, False, "geomedian", 2)]
+    assert session.told("begin") == [Terms("c", 2, 3, False, "geomedian", 2, opening=True)]
     assert level(model) == 1.0
     for epoch in range(2):
         for batch in range(4):
@@ -363,3 +363,15 @@ def test_one_buffer_holds_every_check_in():
     for _ in range(4):
         callback.on_batch_end()
     assert len({checkin.vector.data_ptr() for checkin in session.told("sync")}) == 1
+
+
+def test_a_scripts_terms_are_the_protocols():
+    from coterie.protocols import swarm
+
+    session = Scripted()
+    callback, _ = make(session)
+    callback.on_train_begin()
+    (terms,) = session.told("begin")
+    assert type(terms) is swarm.Terms
+    assert terms.opening, "scripts come with different models"
+    callback.close()

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from coterie.protocols.swarm import Adopted, Mode, Part, Shared, Terms
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.swarm.session import CheckIn
 from coterie.swarm.site import ScriptSite, rule_of
+from coterie.swarm.spool import Spool
 from coterie.training.frameworks import Figures
 
 SIZE = 3
@@ -21,16 +23,20 @@ LAYOUT = Layout((Slot("w", (SIZE,), (1,), "float32", 0),), SIZE, SIZE)
 
 
 @pytest.fixture
-def memory():
+def memory(tmp_path):
     made = SharedMemory()
-    yield made
+    yield SimpleNamespace(memory=made, spool=Spool(tmp_path))
     made.close()
 
 
 def site(memory, merge="mean", said=None):
     said = [] if said is None else said
     return ScriptSite(
-        Terms("t", 2, 7, merge=merge, opening=True), LAYOUT, Arena(memory, SIZE, 4, travels=True), said.append
+        Terms("t", 2, 7, merge=merge, opening=True),
+        LAYOUT,
+        Arena(memory.memory, SIZE, 4, travels=True),
+        memory.spool,
+        said.append,
     )
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.errors import MessageError, RunError
-from coterie.protocols.swarm import acting, lead_order, turns_after
+from coterie.errors import MessageError
+from coterie.protocols.swarm import lead_order, turns_after
 
 PEERS = [f"{j:064x}" for j in range(8)]
 
@@ -87,19 +87,6 @@ def test_whoever_comes_goes_and_fails_turns_stay_within_one(events):
         assert max(turns.values()) <= 1
 
 
-def test_deputies_follow_after_each_patience():
-    order = ("a", "b", "c")
-    assert [acting(order, waited, 4.0) for waited in (-1, 0, 3.9, 4, 8, 11.9, 12)] == [
-        "a",
-        "a",
-        "a",
-        "b",
-        "c",
-        "c",
-        "a",
-    ]
-    for peers, patience in (((), 1.0), (order, 0.0), (order, math.nan)):
-        with pytest.raises(RunError):
-            acting(peers, 1.0, patience)
+def test_only_a_member_can_have_led():
     with pytest.raises(MessageError):
-        turns_after(order, {}, "d")
+        turns_after(("a", "b", "c"), {}, "d")

@@ -145,9 +145,11 @@ class FrameReader:
             sent = snapshot.sent.digest()
             if sent != (snapshot.trailer if self._encoding.lossy else reference.digest):
                 raise MessageError("a snapshot's bytes are not those that were sent")
-        digests = [snapshot.held.digest() for snapshot in self._snapshots]
+        # This reader is in a cycle, with ``_step``: what it holds would stay with it.
+        read, self._snapshots = self._snapshots, []
+        digests = [snapshot.held.digest() for snapshot in read]
         header = self._codec.with_digests(self.header, digests) if self._encoding.lossy else self.header
-        return Frame(header, tuple(s.snapshot(d) for s, d in zip(self._snapshots, digests, strict=True)))
+        return Frame(header, tuple(s.snapshot(d) for s, d in zip(read, digests, strict=True)))
 
     def _expect(self, nbytes: int, step: Callable[[bytes], None]) -> None:
         self._need, self._step = nbytes, step

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import torch
 
+from coterie.aggregation.merging import prepare
 from coterie.errors import NodeError
 from coterie.layout import Layout
 from coterie.protocols.swarm import Settings
-from coterie.protocols.swarm import Terms as AllTerms
 from coterie.protocols.swarm.records import Agreed
 from coterie.spec import Spec
 from coterie.swarm.process import ProcessNode
@@ -57,21 +57,10 @@ class FederatedSession:
     find: Callable[[], Awaitable[ProcessNode]]
     _node: ProcessNode | None = None
     _training: Training | None = None
-    _begun: tuple[AllTerms, Layout] | None = None
+    _begun: tuple[Terms, Layout] | None = None
 
     async def begin(self, terms: Terms, layout: Layout, vector: torch.Tensor) -> Merged:
-        self._begun = (
-            AllTerms(
-                contract=terms.contract,
-                min_peers=terms.min_peers,
-                sync_frequency=terms.sync_frequency,
-                adaptive=terms.adaptive,
-                merge=terms.merge,
-                total_epochs=terms.total_epochs,
-                opening=True,
-            ),
-            layout,
-        )
+        self._begun = terms, layout
         training = await self._at_work()
         if training.over:
             _log.warning(
@@ -111,7 +100,7 @@ class FederatedSession:
         self._training = await self._open(self._node, *self._begun)
         return self._training
 
-    async def _open(self, process: ProcessNode, terms: AllTerms, layout: Layout) -> Training:
+    async def _open(self, process: ProcessNode, terms: Terms, layout: Layout) -> Training:
         part, node = process.part, process.node
         if terms.contract in part.names:
             raise NodeError(
@@ -120,6 +109,8 @@ class FederatedSession:
                 remedy="Give each training a name of its own; close() a callback that is not used any more.",
             )
         part.names.add(terms.contract)
+        if isinstance(terms.merge, str):  # this site may lead the first merge, and all wait for it
+            asyncio.get_running_loop().run_in_executor(None, prepare, terms.merge)
         notices = Notices(lambda text: _named(text, process))
         try:
             spec = await _waiting(asyncio.shield(part.spec_checked), lambda: notices.say(part.why or None))

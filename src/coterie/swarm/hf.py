@@ -13,7 +13,7 @@ require("transformers", "hf")
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments  # noqa: E402
 
 
-class SwarmCallback(Controls, TrainerCallback):  # type: ignore[misc]
+class SwarmCallback(Controls, TrainerCallback):  # type: ignore[misc]  # transformers' are not all there
     """A site in a swarm, for ``Trainer.train``. When the swarm's training is over, the Trainer stops.
 
     A batch is an optimizer step, all accumulated gradients together. ``model=`` is not needed: the Trainer hands it

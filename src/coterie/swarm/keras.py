@@ -10,7 +10,7 @@ from coterie.training.frameworks.extras import require
 keras = require("keras", "keras")
 
 
-class SwarmCallback(Controls, keras.callbacks.Callback):  # type: ignore[misc, name-defined]
+class SwarmCallback(Controls, keras.callbacks.Callback):  # type: ignore[misc, name-defined]  # keras has no types
     """A site in a swarm, for ``model.fit``. When the swarm's training is over, ``fit`` stops.
 
     ``model=`` is not needed: Keras hands it over. See ``coterie.swarm.settings.Settings`` for what it takes.

@@ -72,7 +72,10 @@ class ScriptPart:
         return Standing(self.state, max((t.merges for t in self.trainings.values()), default=0) - 1, now_ms())
 
     async def run(self) -> None:
-        """Get the spec, and what this peer's chain has lost; then the trainings have their own tasks."""
+        """Get the spec, and what this peer's chain has lost; then the trainings have their own tasks, until cancelled.
+
+        Cancelled, it says for all of them that this site leaves, while there is still a way to say it.
+        """
         try:
             spec = await self._source.get()
             _check(spec, self._home)
@@ -84,6 +87,11 @@ class ScriptPart:
         self.waits.why = ""
         if not self.spec_checked.cancelled():
             self.spec_checked.set_result(spec)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for training in self.trainings.values():
+                training.leave()
 
     async def _until_member(self) -> None:
         while not self._charter.membership_has(self._peer.id):

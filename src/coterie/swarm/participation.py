@@ -78,6 +78,7 @@ class Participation:
             adaptive=settings.use_adaptive_sync,
             merge=settings.merge_method,
             total_epochs=settings.total_epochs or total_epochs,
+            opening=True,
         )
         self._save(adapter)
         if self._batches is not None:  # before anybody waits for us, on one batch: here a wrong function shows

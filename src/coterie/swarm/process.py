@@ -62,8 +62,9 @@ class ProcessNode:
         _nodes.get(task.get_loop(), {}).pop(self.node.home.path, None)
         error = None if task.cancelled() else task.exception()
         told = error if isinstance(error, CoterieError) else None
-        with contextlib.suppress(AttributeError):  # it had not come so far as to have a part
-            for training in self.node.part.trainings.values():  # type: ignore[attr-defined]
+        part = getattr(self.node, "part", None)  # it may not have come so far as to have one
+        if isinstance(part, ScriptPart):
+            for training in part.trainings.values():
                 training.site.fail(told or NodeError("this site's node was stopped", where=str(self.node.home.path)))
 
 

@@ -6,32 +6,16 @@ long: below ``min_peers`` it waits with a deadline and a clear error, and it nev
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 
 from coterie.layout import Layout
+from coterie.protocols.swarm import Terms
 from coterie.training.frameworks import Figures
 
-
-@dataclass(frozen=True)
-class Terms:
-    """What a script asks for. All sites of one training must ask for the same, ``total_epochs`` apart."""
-
-    contract: str
-    """Name of the training: sites with the same one train together."""
-    min_peers: int
-    """How many check-ins a merge needs, at least 1, the own one included."""
-    sync_frequency: int
-    """Batches between two merges at first, at least 1; always, unless ``adaptive``."""
-    adaptive: bool
-    """Whether the interval follows from the losses."""
-    merge: str | Callable[..., Any]
-    """mean, coordmedian, geomedian, another rule by name or as ``file.py:function``, or the rule itself."""
-    total_epochs: int
-    """How many epochs this site means to train; 0: it does not say."""
+__all__ = ["CheckIn", "Merged", "Session", "Terms"]
 
 
 @dataclass(frozen=True)

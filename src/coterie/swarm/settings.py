@@ -222,7 +222,8 @@ def _arguments(name: str, value: Any) -> Mapping[str, Any]:
 
 def _merge(name: str, value: Any) -> str | Callable[..., Any]:
     if callable(value) or value in MERGES:
-        return value  # type: ignore[no-any-return]
+        found: str | Callable[..., Any] = value
+        return found
     import coterie.aggregation  # noqa: F401 - registers the rules
 
     if not isinstance(value, str):

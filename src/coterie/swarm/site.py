@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 
 from coterie import aggregation, registry
-from coterie.aggregation.merging import METHODS, Vectors, merge, merge_by_rule
+from coterie.aggregation.merging import METHODS, Readers, merge, merge_by_rule
+from coterie.aggregation.merging.models import Piece
 from coterie.layout import Layout, Snapshot
 from coterie.protocols.swarm import Adopted, CheckedIn, Mode, Part, Terms
 from coterie.runtime.work.memory import Arena, SharedSnapshot
 from coterie.swarm.session import CheckIn, Merged
+from coterie.swarm.spool import Spool, SpooledSnapshot
 
 _ = aggregation  # registers the rules
 _ENDLESS = 1 << 31
@@ -32,10 +34,13 @@ class ScriptSite:
     """
 
     remembers = False
+    room = 256_000_000
     samples = 1
 
-    def __init__(self, terms: Terms, layout: Layout, arena: Arena, say: Callable[[str | None], None]) -> None:
-        self.terms, self.layout, self._arena, self._say = terms, layout, arena, say
+    def __init__(
+        self, terms: Terms, layout: Layout, arena: Arena, spool: Spool, say: Callable[[str | None], None]
+    ) -> None:
+        self.terms, self.layout, self._arena, self._spool, self._say = terms, layout, arena, spool, say
         self._brought: CheckedIn | None = None
         """What the script has brought, and the protocol has not taken."""
         self._taken: CheckedIn | None = None
@@ -122,6 +127,9 @@ class ScriptSite:
             raise RuntimeError("a check-in arrived that is none")
         return self._taken
 
+    async def keep(self, snapshot: Snapshot) -> Snapshot:
+        return await asyncio.to_thread(self._spool.put, snapshot)
+
     async def merge(self, parts: Sequence[Part], last: Snapshot | None, round: int) -> Snapshot:
         made = SharedSnapshot(self._arena, self.layout.hash)
         await asyncio.to_thread(self._merge, parts, last, round, made)
@@ -143,10 +151,10 @@ class ScriptSite:
         self._say(reason)
 
     def _merge(self, parts: Sequence[Part], last: Snapshot | None, round: int, made: SharedSnapshot) -> None:
-        models = Vectors({part.peer: part.snapshot.tensor() for part in parts})
+        models = Readers(self.layout.size, {part.peer: _reader(part.snapshot) for part in parts})
         weights, method = [part.weight for part in parts], self.terms.merge
         if isinstance(method, str) and method in METHODS:
-            merged = merge(models, weights, method)
+            merge(models, weights, method, made.tensor())
         else:
             base = last.tensor() if last is not None else parts[0].snapshot.tensor()
             merged, _ = merge_by_rule(
@@ -159,7 +167,18 @@ class ScriptSite:
                 round=round,
                 rounds=_ENDLESS,
             )
-        made.tensor().copy_(merged.vector)
+            made.tensor().copy_(merged.vector)
+
+
+def _reader(snapshot: Snapshot) -> Callable[[int, Piece], None]:
+    if isinstance(snapshot, SpooledSnapshot):
+        return snapshot.read
+    elements = snapshot.tensor().numpy()
+
+    def read(start: int, out: Piece) -> None:
+        out[:] = elements[start : start + len(out)]
+
+    return read
 
 
 def rule_of(method: str | Callable[..., object]) -> Callable[..., object]:

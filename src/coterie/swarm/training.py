@@ -1,7 +1,8 @@
 """One training of a script: its chain and state on disk, its conversation with the other sites, its task on the loop.
 
-In the home's ``state/trainings/NAME-HASH/`` lie ``charter``, what the chain begins with, ``chain.sqlite``, the chain,
-and ``*.state``, what the protocol keeps.
+In the home's ``state/trainings/NAME-HASH/`` lie ``contract``, the name, ``charter``, what the chain begins with,
+``chain.sqlite``, the chain, ``*.state``, what the protocol keeps, and ``models/``, where those of others wait for a
+merge.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from coterie.ledger.shared import Charter, SharedStore
 from coterie.network import Codec
 from coterie.protocols import Peer
 from coterie.protocols.swarm import Settings, Swarm, Terms
+from coterie.protocols.swarm.audit import CHAIN, CHARTER, CONTRACT, TRAININGS
 from coterie.runtime.node.charter import now_ms
 from coterie.runtime.node.daemon import Node
 from coterie.runtime.node.store import StateStore
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.swarm.site import ScriptSite
+from coterie.swarm.spool import Spool
 
 _LOOK = 0.1
 """Seconds between two looks at how far the others are."""
@@ -38,9 +41,10 @@ class Files:
 
     def __init__(self, home: Path, contract: str) -> None:
         plain = re.sub(r"[^A-Za-z0-9._-]", "_", contract)[:40]
-        self.folder = home / "state" / "trainings" / f"{plain}-{hashlib.sha256(contract.encode()).hexdigest()[:12]}"
-        self.chain = self.folder / "chain.sqlite"
-        self._charter = self.folder / "charter"
+        self.folder = home / TRAININGS / f"{plain}-{hashlib.sha256(contract.encode()).hexdigest()[:12]}"
+        self.chain = self.folder / CHAIN
+        self._charter = self.folder / CHARTER
+        self._contract = contract
 
     @property
     def charter(self) -> Charter | None:
@@ -55,9 +59,11 @@ class Files:
         kept = self.charter
         if kept is not None and kept.id != charter.id:
             for path in self.folder.iterdir():
-                path.unlink()
+                if path.is_file():
+                    path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_file(self._charter, charter.encode())
+        write_file(self.folder / CONTRACT, self._contract.encode())
 
     def merges(self, charter: Charter) -> int:
         """How many merges this site knows of."""
@@ -91,7 +97,7 @@ class Training:
             store = StateStore(files.folder, arena, layout.hash)
             closing.callback(store.close)
             self.ledger = closing.enter_context(SharedStore(files.chain, charter))
-            self.site = ScriptSite(terms, layout, arena, say)
+            self.site = ScriptSite(terms, layout, arena, Spool(files.folder), say)
             self.peer = self._peer(store, returned=returned)
             node.layouts[layout.hash] = layout.size
             node.lines[self.line] = self.peer
@@ -130,15 +136,19 @@ class Training:
                     await asyncio.sleep(_LOOK)
 
     def _are_behind(self) -> bool:
-        """Whether one of the last merge has not shown that it knows of it."""
-        state, heard = self._swarm.training.state, self._swarm.training.roll.heard
-        others = [key for key in state.parts if key != self.peer.id]
-        return any(key not in heard or heard[key].beat.epoch < state.epoch for key in others)
+        """Whether one of the last merge has not shown that it has the final model, and has not left."""
+        training = self._swarm.training
+        return any(key != self.peer.id and training.lacks_the_end(key) for key in training.state.parts)
+
+    def leave(self) -> None:
+        """Tell the others; ``close``, or ``close_now``, must follow."""
+        self._swarm.leave()
 
     async def close(self) -> None:
-        """End here. The others go on; what is kept stays."""
+        """End here. The others are told, and go on; what is kept stays."""
         self._task.cancel()
         await asyncio.wait([self._task])
+        self.leave()
         self._closing.close()
 
     def close_now(self) -> None:
@@ -152,7 +162,7 @@ class Training:
             id=own.id,
             members=node.charter.peers,
             neighbours=(),
-            learner=self.site,  # type: ignore[arg-type]  # protocol swarm asks a site, which counts samples too
+            learner=self.site,  # type: ignore[arg-type]  # swarm asks its site; the peer itself asks for samples only
             ledger=own.ledger,
             store=store,
             random=own.secrets,

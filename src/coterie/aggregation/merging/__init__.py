@@ -1,8 +1,20 @@
 """Merges: how the models that peers check in become one, by pieces, in little memory."""
 
-from coterie.aggregation.merging.methods import METHODS, Merged, merge
-from coterie.aggregation.merging.models import Files, Models, Vectors
+from coterie.aggregation.merging.methods import METHODS, Merged, merge, prepare
+from coterie.aggregation.merging.models import Files, Models, Readers, Vectors
 from coterie.aggregation.merging.rules import merge_by_rule
 from coterie.aggregation.merging.weiszfeld import Search, weiszfeld
 
-__all__ = ["METHODS", "Files", "Merged", "Models", "Search", "Vectors", "merge", "merge_by_rule", "weiszfeld"]
+__all__ = [
+    "METHODS",
+    "Files",
+    "Merged",
+    "Models",
+    "Readers",
+    "Search",
+    "Vectors",
+    "merge",
+    "merge_by_rule",
+    "prepare",
+    "weiszfeld",
+]

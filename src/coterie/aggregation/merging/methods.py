@@ -17,19 +17,20 @@ import torch
 from numpy.typing import NDArray
 
 from coterie.aggregation.merging import loops, passes
-from coterie.aggregation.merging.loops import Floats
-from coterie.aggregation.merging.models import Models
+from coterie.aggregation.merging.loops import Floats, Piece
+from coterie.aggregation.merging.models import Models, Vectors
 from coterie.aggregation.merging.passes import Rows
 from coterie.aggregation.merging.weiszfeld import weiszfeld
 from coterie.errors import LayoutMismatch, RunError, SpecError, TrainingDiverged, near_miss
 
-Outcome = tuple[NDArray[np.float32], Floats, NDArray[np.bool_]]
-"""The merged vector (size,), what each of the n rows weighed in it (n,), and which of them are finite (n,).
+Outcome = tuple[Floats, NDArray[np.bool_]]
+"""What each of the n rows weighed in the merged vector (n,), and which of them are finite (n,).
 
 Where one is not, the rest is worth nothing.
 """
-Method = Callable[[Models, Rows, Floats], Outcome]
-"""``method(models, rows, shares)``: ``rows`` are the n models to merge, ``shares`` (n,) float64, above 0, sum 1."""
+Method = Callable[[Models, Rows, Floats, Piece], Outcome]
+"""``method(models, rows, shares, out)``: ``rows`` are the n models to merge, ``shares`` (n,) float64, above 0, sum 1;
+the merged vector is written to ``out`` (size,)."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,15 @@ class Merged:
     """Whose model held a value that is not finite."""
 
 
-def mean(models: Models, rows: Rows, shares: Floats) -> Outcome:
+def mean(models: Models, rows: Rows, shares: Floats, out: Piece) -> Outcome:
     """The weighted mean, sum_j s_j M_j; summed in float64 in the order of the rows, and rounded once.
 
     One pass. Source: McMahan et al., "Communication-efficient learning of deep networks from decentralized data", 2017.
     """
-    vector, finite = passes.by_column(models, rows, lambda piece, out: loops.weighted_sum(piece, shares, out))
-    return vector, shares, finite
+    return shares, passes.by_column(models, rows, lambda piece, part: loops.weighted_sum(piece, shares, part), out)
 
 
-def coordmedian(models: Models, rows: Rows, shares: Floats) -> Outcome:
+def coordmedian(models: Models, rows: Rows, shares: Floats, out: Piece) -> Outcome:
     """In each coordinate the weighted 0.5 quantile: the middle of the lower and the upper weighted median.
 
         lower = the least value v with  sum of s_j over x_j <= v  >= 1/2
@@ -65,11 +65,10 @@ def coordmedian(models: Models, rows: Rows, shares: Floats) -> Outcome:
 
     One pass.
     """
-    vector, finite = passes.by_column(models, rows, lambda piece, out: loops.weighted_median(piece, shares, out))
-    return vector, shares, finite
+    return shares, passes.by_column(models, rows, lambda piece, part: loops.weighted_median(piece, shares, part), out)
 
 
-def geomedian(models: Models, rows: Rows, shares: Floats) -> Outcome:
+def geomedian(models: Models, rows: Rows, shares: Floats, out: Piece) -> Outcome:
     """The vector z with the least sum_j s_j |M_j - z|: the weighted geometric median of whole models.
 
     z = sum_j w_j M_j with the w of ``weiszfeld``, which are the recorded weights. Two passes: the Gram matrix about the
@@ -77,17 +76,18 @@ def geomedian(models: Models, rows: Rows, shares: Floats) -> Outcome:
     """
     gram, finite = passes.products(models, rows, shares)
     if not finite.all():
-        return np.empty(0, np.float32), shares, finite
-    found = weiszfeld(gram, shares).weights
-    return mean(models, rows, found)
+        return shares, finite
+    return mean(models, rows, weiszfeld(gram, shares).weights, out)
 
 
 METHODS: Mapping[str, Method] = {"mean": mean, "coordmedian": coordmedian, "geomedian": geomedian}
 """By the names that users give them."""
 
 
-def merge(models: Models, weights: Sequence[float], method: str = "mean") -> Merged:
+def merge(models: Models, weights: Sequence[float], method: str = "mean", into: torch.Tensor | None = None) -> Merged:
     """Merge ``models``, each with its weight of any scale, by the ``method`` of that name.
+
+    ``into`` (size,), float32, contiguous: the memory for the merged vector, where it is not to be new.
 
     Raises SpecError for an unknown method, LayoutMismatch where weights and models differ in number, RunError for a
     weight that is negative or not finite, or where none is above 0, and TrainingDiverged where no model is finite.
@@ -96,20 +96,30 @@ def merge(models: Models, weights: Sequence[float], method: str = "mean") -> Mer
         raise SpecError(f"unknown merge {method!r}", where="mergeMethod", remedy=near_miss(method, METHODS))
     given = checked_weights(models.names, weights)
     rows = np.flatnonzero(given)
+    vector = torch.empty(models.size) if into is None else into
     while len(rows):
         shares = given[rows] / given[rows].max()
-        vector, found, finite = METHODS[method](models, rows, shares / shares.sum())
+        found, finite = METHODS[method](models, rows, shares / shares.sum(), vector.numpy())
         if finite.all():
             final = np.zeros(len(given))
             final[rows] = found
             left = set(rows.tolist())
             return Merged(
-                torch.from_numpy(vector),
+                vector,
                 dict(zip(models.names, final.tolist(), strict=True)),
                 tuple(name for j, name in enumerate(models.names) if given[j] > 0 and j not in left),
             )
         rows = rows[finite]
     raise none_left()
+
+
+def prepare(method: str) -> None:
+    """Have the loops of a method compiled, or loaded where they were: half a second that the first merge then saves.
+
+    For another thread. Another name than a method's needs nothing.
+    """
+    if method in METHODS:
+        merge(Vectors({"a": torch.zeros(1), "b": torch.ones(1)}), [1.0, 1.0], method)
 
 
 def checked_weights(names: Sequence[str], weights: Sequence[float]) -> Floats:

@@ -7,7 +7,7 @@ more memory than the pieces being worked on. Files are read, not mapped: pages o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -61,6 +61,28 @@ class Vectors:
         out[:] = self._arrays[row][start : start + len(out)]
 
 
+class Readers:
+    """Models that are read in ways of their own: by name, a function of ``start`` and ``out``."""
+
+    def __init__(self, size: int, readers: Mapping[str, Callable[[int, Piece], None]]) -> None:
+        self.names, self.size, self._readers = tuple(readers), size, list(readers.values())
+
+    def read(self, row: int, start: int, out: Piece) -> None:
+        """Read a piece."""
+        self._readers[row](start, out)
+
+
+def filled(out: Piece, descriptor: int, at: int) -> bool:
+    """Whether ``out`` (k,) could be filled from byte ``at`` on of an open file. Raises OSError."""
+    piece, done = out.data.cast("B"), 0
+    while done < len(piece):
+        count = os.preadv(descriptor, [piece[done:]], at + done)
+        if count == 0:
+            return False
+        done += count
+    return True
+
+
 class Files:
     """Models in files of their own: from byte ``offset`` on, ``size`` float32 elements in this machine's byte order.
 
@@ -94,16 +116,12 @@ class Files:
 
     def read(self, row: int, start: int, out: Piece) -> None:
         """Read a piece. Raises DataError where the file has become shorter or fails."""
-        piece = out.data.cast("B")
-        at, done = self._offset + 4 * start, 0
-        while done < len(piece):
-            try:
-                count = os.preadv(self._open[row], [piece[done:]], at + done)
-            except OSError as error:
-                raise self._lost(row, error.strerror or str(error)) from error
-            if count == 0:
-                raise self._lost(row, "it has become shorter")
-            done += count
+        try:
+            whole = filled(out, self._open[row], self._offset + 4 * start)
+        except OSError as error:
+            raise self._lost(row, error.strerror or str(error)) from error
+        if not whole:
+            raise self._lost(row, "it has become shorter")
 
     def _lost(self, row: int, why: str) -> DataError:
         return DataError(

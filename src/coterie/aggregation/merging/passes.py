@@ -56,11 +56,8 @@ def over(models: Models, rows: Rows, work: Callable[[int, Piece], T]) -> Iterato
         yield from pool.map(step, starts)
 
 
-def by_column(
-    models: Models, rows: Rows, work: Callable[[Piece, Piece], None]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The vector (size,) that ``work(piece, out)`` writes piece by piece, and which of the ``rows`` are finite."""
-    vector = np.empty(models.size, np.float32)
+def by_column(models: Models, rows: Rows, work: Callable[[Piece, Piece], None], vector: Piece) -> NDArray[np.bool_]:
+    """Which of the ``rows`` are finite; ``work(piece, out)`` writes the ``vector`` (size,) piece by piece."""
     finite = np.ones(len(rows), np.bool_)
 
     def step(start: int, piece: Piece) -> NDArray[np.bool_]:
@@ -71,7 +68,7 @@ def by_column(
 
     for fine in over(models, rows, step):
         finite &= fine
-    return vector, finite
+    return finite
 
 
 def products(models: Models, rows: Rows, shares: Floats) -> tuple[Floats, NDArray[np.bool_]]:

@@ -7,7 +7,7 @@ holds. ``Swarm`` is one peer's part; ``SwarmSite`` what it asks of the site.
 
 from coterie.protocols.swarm.checkin import CheckIn, Contribution, Mode, contribution, node_weight
 from coterie.protocols.swarm.interval import Bounds, Interval, adapted
-from coterie.protocols.swarm.leader import acting, lead_order, turns_after
+from coterie.protocols.swarm.leader import lead_order, turns_after
 from coterie.protocols.swarm.learner_site import Judged, LearnerSite, MergingLearner
 from coterie.protocols.swarm.protocol import swarm
 from coterie.protocols.swarm.quorum import Blocked, Decision, Gathering, Merge, Quorum, Wait, decide
@@ -40,7 +40,6 @@ __all__ = [
     "SwarmSite",
     "Terms",
     "Wait",
-    "acting",
     "adapted",
     "age",
     "chain_genesis",

@@ -32,6 +32,7 @@ from coterie.ledger.encoding import Hash, pack
 from coterie.ledger.shared import Charter, QuorumRule, Voter, Voters
 from coterie.network import Message, message
 from coterie.protocols.peer import Peer, PeerId
+from coterie.protocols.swarm.joins import LASTS
 from coterie.protocols.swarm.records import Agreed, Name, chain_genesis
 
 _LOOK = 0.5
@@ -241,7 +242,9 @@ class Gatherings:
         genesis = chain_genesis(self._federation, wish.ask.contract)
         beacon = hashlib.sha256(pack((genesis, voters.hash))).digest()
         rule = QuorumRule(quorum, wish.ask.agreed.min_peers)
-        return Charter.make(self._peer.identity, genesis, voters, beacon, rule)
+        # A key that has left is locked for evidence against it to count: against liars, whom a majority does not bear.
+        lock = {"lock_epochs": LASTS} if quorum == "majority" else {}
+        return Charter.make(self._peer.identity, genesis, voters, beacon, rule, **lock)
 
     def _read(self, contract: str, data: bytes) -> Charter:
         """A charter of this training. Raises MessageError."""

@@ -1,4 +1,11 @@
-"""How a member that comes late gets a vote: its consent travels with its beats, and the next merge records it."""
+"""How a member that comes late gets a vote, and one that leaves gives it up: the next merge records what it has signed.
+
+A consent travels with a member's beats, a leave with its last one. Both hold from two epochs after the one in which
+they are recorded. A leave is safe whatever the quorum: epochs follow each other only by the votes of those who vote in
+them. It never makes it harder to decide for those who stay, as a majority of fewer is not more. It is not recorded
+where the voters would become fewer than the rule needs, nor once the member is back. One that comes back later takes
+part at once, and votes again when its key is free: ``LASTS`` merges later, as long as an old consent could be used.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +13,17 @@ import msgspec
 
 from coterie.errors import LedgerError
 from coterie.identity import Identity
+from coterie.identity import PeerId as Key
 from coterie.identity.vrf import VrfKey
 from coterie.ledger.encoding import pack
-from coterie.ledger.shared import Join
+from coterie.ledger.records import Record
+from coterie.ledger.shared import Join, Leave, QuorumRule
 from coterie.ledger.shared.changes import read as read_change
 from coterie.ledger.shared.changes import record
 
 LASTS = 10
-"""Epochs for which a consent, or a removal, may be recorded."""
+"""Epochs for which a consent, a leave or a removal may be recorded."""
+_LEAST_FOR_LIARS = 4
 
 
 def make_join(identity: Identity, genesis: bytes, epoch: int) -> bytes:
@@ -32,6 +42,29 @@ def read_join(data: bytes, genesis: bytes) -> Join | None:
     except (msgspec.MsgspecError, ValueError, LedgerError):
         return None
     return join
+
+
+def make_leave(identity: Identity, genesis: bytes, epoch: int, time: int) -> bytes:
+    """The record by which a voter gives up its vote. ``time``: ms since 1970."""
+    return record(identity, Leave(genesis=genesis, until=epoch + LASTS), time).encode()
+
+
+def read_leave(data: bytes, genesis: bytes, author: Key, epoch: int) -> Record | None:
+    """The leave of ``author`` in ``data``, checked; None where it is none that may be recorded in this epoch."""
+    if not data:
+        return None
+    try:
+        found = Record.decode(data)
+        change = read_change(found, genesis)
+    except LedgerError:
+        return None
+    good = change is not None and isinstance(change.says, Leave) and epoch <= change.says.until
+    return found if good and found.author == author else None
+
+
+def may_leave(rule: QuorumRule, left: int) -> bool:
+    """Whether ``left`` voters are enough to go on with."""
+    return left >= max(rule.min_peers, _LEAST_FOR_LIARS if rule.kind == "two thirds" else 1)
 
 
 _ANYBODY = Identity.from_seed(bytes(32))

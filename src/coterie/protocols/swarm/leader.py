@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from coterie.errors import MessageError, RunError
+from coterie.errors import MessageError
 from coterie.protocols.peer import PeerId
 
 _PURPOSE = b"coterie swarm leader\0"
@@ -47,17 +47,6 @@ def turns_after(order: Sequence[PeerId], turns: Mapping[PeerId, int], leader: Pe
     found = {peer: turns.get(peer, least) + (peer in had) for peer in sorted(order)}
     fewest = min(found.values())
     return {peer: count - fewest for peer, count in found.items()}
-
-
-def acting(order: Sequence[PeerId], waited: float, patience: float) -> PeerId:
-    """Who is to lead after ``waited`` seconds in which no leader has got on: the next one every ``patience`` seconds.
-
-    After the last one the first again. Each peer waits by its own clock, so two may take themselves for the leader at
-    the same time: only one merge of them is agreed on. Raises RunError without members or patience.
-    """
-    if not order or not patience > 0:
-        raise RunError("no leader can be told", where="swarm", remedy="Give members, and a patience above 0.")
-    return order[int(max(waited, 0.0) // patience) % len(order)]
 
 
 def _least(members: Iterable[PeerId], turns: Mapping[PeerId, int]) -> int:

@@ -18,7 +18,7 @@ from coterie.protocols.consensus.messages import ConsensusAhead
 from coterie.protocols.peer import PeerId
 from coterie.protocols.swarm import quorum
 from coterie.protocols.swarm import state as rules
-from coterie.protocols.swarm.joins import LASTS, make_join
+from coterie.protocols.swarm.joins import LASTS, make_join, make_leave
 from coterie.protocols.swarm.leader import lead_order
 from coterie.protocols.swarm.messages import MOST_HELD, SwarmBeat, SwarmProposal
 from coterie.protocols.swarm.ordering import Ordering
@@ -47,6 +47,7 @@ class Leading:
         self._told: SwarmBeat | None = None
         self._told_at = float("-inf")
         self._sent: dict[tuple[bytes, PeerId], float] = {}
+        self._left = False
         self._join: tuple[int, bytes] = (-LASTS, b"")
         """The epoch in which the consent to vote was made, and the consent."""
         training.peer.handle(SwarmBeat, self._on_beat)
@@ -90,21 +91,43 @@ class Leading:
         check_in, epoch = training.check_in, training.state.epoch
         fits = check_in is not None and check_in.says.epoch == epoch
         join = b""
-        if training.key not in training.ledger.chain.state.following and not training.state.over:
+        chain = training.ledger.chain.state
+        locked = any(entry.key == training.key for entry in chain.locked)
+        if training.key not in chain.following and not locked and not training.state.over:
             if self._join[0] + LASTS // 2 <= epoch:
                 self._join = epoch, make_join(training.peer.identity, training.genesis, epoch)
             join = self._join[1]
+        holds = {held.digest for held in training.proposals.values()}
+        if training.state.over and training.state.merged is not None and training.merged is not None:
+            holds.add(training.state.merged)
         return SwarmBeat(
             epoch,
             check_in.record.encode() if fits and check_in is not None else b"",
             fits and training.idle,
             training.progress,
-            tuple(sorted({held.digest for held in training.proposals.values()}))[:MOST_HELD],
+            tuple(sorted(holds))[:MOST_HELD],
             join,
+            leaving=False,
+            leave=b"",
+        )
+
+    def leave(self) -> None:
+        """The last word: the others do not wait for a silence. One that leaves before the end gives up its vote."""
+        if self._left:
+            return
+        self._left = True
+        training, record = self._training, b""
+        epoch = training.state.epoch
+        if training.key in training.ledger.chain.state.following and not training.state.over:
+            record = make_leave(training.peer.identity, training.genesis, epoch, training.now())
+        training.peer.send_all(
+            training.others(), SwarmBeat(epoch, b"", False, training.progress, (), b"", leaving=True, leave=record)
         )
 
     def _say(self) -> None:
         training, beat = self._training, self.beat()
+        if self._left:
+            return
         now = training.peer.clock.time()
         if beat == self._told and now < self._told_at + training.settings.beat * 0.999:
             return
@@ -133,7 +156,7 @@ class Leading:
         check_in = self._read(sender, key, beat, last) if beat.check_in else None
         changed = last is None or last.beat != beat
         training.roll.heard[key] = Heard(training.peer.clock.time(), beat, check_in)
-        if beat.epoch < training.state.epoch:
+        if beat.epoch < training.state.epoch and not beat.leaving:
             stands = training.ledger.chain
             training.peer.send(sender, ConsensusAhead(stands.state.epoch, max(stands.height, 1)))
         if changed:
@@ -267,7 +290,7 @@ class Leading:
         training = self._training
         shares = rules.contributions(training.state, check_ins, training.key, training.agreed)
         wanted = [c for c, share in zip(check_ins, shares, strict=True) if share.weight > 0 and not share.merged]
-        models = await asyncio.gather(*map(self._ordering.model, wanted))
+        models = await asyncio.gather(*(self._ordering.model(check_in, len(wanted)) for check_in in wanted))
         lacking = [c.author for c, model in zip(wanted, models, strict=True) if model is None]
         found = [check_in for check_in in check_ins if check_in.author not in lacking]
         return found if len(found) >= training.site.terms.min_peers else None

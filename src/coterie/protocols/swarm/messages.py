@@ -28,9 +28,13 @@ class SwarmBeat(Message, frozen=True):
     progress: Natural
     """Grows while it gets on with leading a merge."""
     holds: Annotated[tuple[Hash, ...], msgspec.Meta(max_length=MOST_HELD)]
-    """Merged models that were proposed for this epoch, and that it has."""
+    """Merged models that were proposed for this epoch, and that it has; once the training is over, the final one."""
     join: Annotated[bytes, msgspec.Meta(max_length=1024)]
     """Its consent to vote, where it does not vote yet."""
+    leaving: bool
+    """It takes part no more, and this is its last word. What it has published may still be had."""
+    leave: Annotated[bytes, msgspec.Meta(max_length=1024)]
+    """The signed record by which one that leaves before the end gives up its vote."""
 
 
 @message

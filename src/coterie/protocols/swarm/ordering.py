@@ -15,7 +15,7 @@ from coterie.ledger.shared import Removal, SharedBlock
 from coterie.ledger.shared.changes import record as change_record
 from coterie.protocols.consensus import Payload, View
 from coterie.protocols.swarm import state as rules
-from coterie.protocols.swarm.joins import LASTS, read_join
+from coterie.protocols.swarm.joins import LASTS, may_leave, read_join, read_leave
 from coterie.protocols.swarm.records import CheckInRecord
 from coterie.protocols.swarm.site import Part
 from coterie.protocols.swarm.state import MergeBlock
@@ -54,7 +54,7 @@ class Ordering:
         training = self._training
         try:
             found = rules.read_block(records, training.genesis)
-            rules.require_changes(records, training.genesis, training.is_member)
+            rules.require_changes(records, training.ledger.chain.state, training.is_member)
             if found is None:
                 return not block.closes
             if not block.closes or view.ancestors:
@@ -159,13 +159,13 @@ class Ordering:
         for check_in, share in zip(found, shares, strict=True):
             if share.weight <= 0:
                 continue
-            snapshot = last if share.merged else await self.model(check_in)
+            snapshot = last if share.merged else await self.model(check_in, len(found))
             if snapshot is None:
                 return None
             name = training.name(check_in.author)
             parts.append(Part(name, snapshot, share.weight, check_in.says.samples))
         if not parts:
-            return last if state.merged else await self.model(next(c for c in found if c.author == leader))
+            return last if state.merged else await self.model(next(c for c in found if c.author == leader), 1)
         if training.agreed.opening and state.epoch == 0:
             return parts[0].snapshot
         async with training.at_work:
@@ -173,11 +173,11 @@ class Ordering:
                 return None
             return await training.site.merge(parts, last, state.epoch)
 
-    async def model(self, check_in: CheckInRecord) -> Snapshot | None:
-        """The model of a check-in; None where it cannot be had."""
+    async def model(self, check_in: CheckInRecord, parts: int) -> Snapshot | None:
+        """The model of a check-in, one of ``parts`` to merge; None where it cannot be had."""
         training = self._training
         peer = training.peer_of(check_in.author)
-        found = await training.models.get(check_in.says.model, [] if peer is None else [peer])
+        found = await training.models.part(check_in.says.model, [] if peer is None else [peer], parts)
         training.progress += 1
         return found
 
@@ -203,16 +203,25 @@ class Ordering:
     # Who votes
 
     def _changes(self) -> list[Record]:
-        """Joins of members that would vote, and removals of voters that are no members any more."""
+        """Joins of members that would vote, leaves, and removals of voters that are no members any more."""
         training = self._training
         state, now, found = training.ledger.chain.state, training.now(), []
+        locked = {entry.key for entry in state.locked}
         for key in sorted(training.roll.heard):
             join = read_join(training.roll.heard[key].beat.join, training.genesis)
-            if join is not None and join.key == key and key not in state.following and state.epoch <= join.until:
+            new = key not in state.following and key not in locked
+            if join is not None and join.key == key and new and state.epoch <= join.until:
                 found.append(change_record(training.peer.identity, join, now))
+        left = len(state.following)
         for voter in state.voters.members:
             if training.peer_of(voter.key) is None and voter.key in state.following:
                 until = state.epoch + LASTS
                 removal = Removal(genesis=training.genesis, until=until, key=voter.key)
                 found.append(change_record(training.peer.identity, removal, now))
+                left -= 1
+        for key in sorted(training.roll.heard):
+            leave = read_leave(training.roll.heard[key].beat.leave, training.genesis, key, state.epoch)
+            if leave is not None and key in state.following and may_leave(state.rule, left - 1):
+                found.append(leave)
+                left -= 1
         return found

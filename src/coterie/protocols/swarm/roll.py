@@ -29,11 +29,18 @@ class Roll:
     _stuck: dict[Key, tuple[int, float]] = field(default_factory=dict)
 
     def is_there(self, key: Key, now: float) -> bool:
-        """Whether it was heard not long ago."""
+        """Whether it was heard not long ago, and has not left."""
         heard = self.heard.get(key)
         if heard is None:
             return now < self.began + self.silence
-        return now < heard.at + self.silence
+        return not heard.beat.leaving and now < heard.at + self.silence
+
+    def lacks(self, key: Key, epoch: int, digest: bytes | None) -> bool:
+        """Whether it may still need something for the final model of this hash, of the last merge before ``epoch``."""
+        heard = self.heard.get(key)
+        if heard is None:
+            return True
+        return not heard.beat.leaving and (heard.beat.epoch < epoch or digest not in heard.beat.holds)
 
     def check_ins(self, epoch: int) -> dict[Key, CheckInRecord]:
         """Those for this epoch, by their authors, sorted."""

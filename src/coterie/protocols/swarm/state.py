@@ -19,10 +19,11 @@ import msgspec
 from coterie.errors import LedgerError, MessageError
 from coterie.identity import PeerId as Key
 from coterie.ledger.records import Record
-from coterie.ledger.shared import Join, Removal, Voters
+from coterie.ledger.shared import Checkpoint, Join, Leave, Removal, Voters
 from coterie.ledger.shared.changes import read as read_change
 from coterie.protocols.swarm.checkin import CheckIn, Contribution, Mode, contribution
 from coterie.protocols.swarm.interval import Bounds, Interval, adapted
+from coterie.protocols.swarm.joins import may_leave
 from coterie.protocols.swarm.leader import lead_order, turns_after
 from coterie.protocols.swarm.records import (
     CHECK_IN,
@@ -118,18 +119,26 @@ def require_merge(
         _part(state, check_in)
 
 
-def require_changes(records: Sequence[Record], genesis: bytes, is_member: Callable[[Key], bool]) -> None:
-    """Raise LedgerError for other records than merges bring, joins of strangers and removals of members."""
+def require_changes(records: Sequence[Record], chain: Checkpoint, is_member: Callable[[Key], bool]) -> None:
+    """Raise LedgerError for other records than merges bring, joins of strangers, removals of members, and leaves after
+    which too few would vote, or without a merge. ``chain``: what the epoch began with."""
+    gone, leaves = set[Key](), False
     for record in records:
         if record.kind in (CHECK_IN, MERGE):
             continue
-        change = read_change(record, genesis)
+        change = read_change(record, chain.genesis)
         if change is None:
             raise LedgerError("a record that does not belong here", where=record.where)
         if isinstance(change.says, Join) and not (is_member(change.says.key) and change.says.weight == 1):
             raise LedgerError("one that is no member, or with more than one vote, would vote", where=record.where)
         if isinstance(change.says, Removal) and is_member(change.says.key):
             raise LedgerError("a member would be removed", where=record.where)
+        if isinstance(change.says, Leave | Removal):
+            leaves = leaves or isinstance(change.says, Leave)
+            gone.add(change.author if isinstance(change.says, Leave) else change.says.key)
+    left = sum(voter.key not in gone for voter in chain.following.members)
+    if leaves and not (may_leave(chain.rule, left) and any(record.kind == MERGE for record in records)):
+        raise LedgerError(f"voters would leave, and {left} remain")
 
 
 def contributions(state: State, found: Sequence[CheckInRecord], leader: Key, agreed: Agreed) -> list[Contribution]:

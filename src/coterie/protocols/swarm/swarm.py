@@ -99,6 +99,10 @@ class Swarm:
         finally:
             self._chores.clear()
 
+    def leave(self) -> None:
+        """Tell the others that this peer takes part no more; before the end, give up its vote too. Once, at the end."""
+        self._leading.leave()
+
     def waits_for(self) -> str:
         """What keeps this peer from going on, in words."""
         return self.training.blocked or f"the merge of epoch {self.training.state.epoch}"
@@ -122,6 +126,7 @@ class Swarm:
             # Steps 2 to 4: check in, and wait for the merge.
             await self._wait(training.state.epoch)
         await self._linger()
+        self.leave()
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
@@ -193,7 +198,7 @@ class Swarm:
         if self._pending is not None and not self._pending.ending:
             self._pending = None
         self._base = state.epoch
-        self._save()
+        self._changed()
         return True
 
     async def _merged(self) -> Snapshot | None:
@@ -211,6 +216,7 @@ class Swarm:
                 await training.bell.wait(_ASK_AGAIN)
                 continue
             training.merged = found
+            training.bell.ring()
             training.models.publish(digest, found, epoch)
         return training.merged
 
@@ -222,21 +228,16 @@ class Swarm:
         return sorted(others, key=lambda peer: (not training.there(training.key_of(peer) or ""), peer != leader))
 
     async def _linger(self) -> None:
-        """Others may still need the last vote or the final model of this peer: stay until they have shown they know."""
+        """Others may still need the last vote or the final model of this peer: stay until they show they have it."""
         training, clock = self.training, self._peer.clock
         until = clock.time() + 2 * training.settings.silence
         while clock.time() < until:
-            behind = [
-                key
-                for key, heard in training.roll.heard.items()
-                if training.there(key) and heard.beat.epoch < training.state.epoch
-            ]
-            if not behind:
+            if not any(training.there(key) and training.lacks_the_end(key) for key in training.roll.heard):
                 return
             await training.bell.wait(training.settings.beat)
 
     def _changed(self) -> None:
-        """A merge is final, or proposed: remember it, and let go of older models."""
+        """A merge is final, proposed or adopted: remember it, and let go of older models."""
         training = self.training
         merged = [] if training.state.merged is None else [training.state.merged]
         pending = [] if self._pending is None else [self._pending.digest]

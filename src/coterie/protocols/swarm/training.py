@@ -129,6 +129,10 @@ class Training:
         """Whether it can be reached."""
         return key == self.key or self.roll.is_there(key, self.peer.clock.time())
 
+    def lacks_the_end(self, key: Key) -> bool:
+        """Whether it has not shown yet that it has the final model, and has not left."""
+        return self.roll.lacks(key, self.state.epoch, self.state.merged)
+
     def check_ins(self) -> dict[Key, CheckInRecord]:
         """For this epoch's merge, of those that are there, this peer too; on the same terms. By authors, sorted."""
         heard = self.roll.check_ins(self.state.epoch)

@@ -83,7 +83,7 @@ class NodeTable(BaseModel):
     metrics: Metrics | None = None
     """``host:port``, or a port on loopback, to give Prometheus this node's figures at; none: nobody is told."""
     compression: Literal["none", "fp16", "int8", "zstd"] = "none"
-    """How models are sent to those who can read it: zstd loses nothing, fp16 and int8 round."""
+    """How models are sent to those who can read it: zstd loses nothing; fp16 and int8 round, which swarm refuses."""
     dataset: str | None = None
     """This site's own data, such as ``csv:/data/ward-7.csv``; by default its part of the spec's data set."""
     base: str | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from coterie.errors import NodeError
+from coterie.errors import NodeError, SpecError
 from coterie.identity import verify
+from coterie.network.compression import encoding
 from coterie.protocols import Peer
 from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.home import Home
@@ -59,6 +60,13 @@ class SpecSource:
                 "the spec is not the one that the federation was founded with",
                 where=str(self._home.path / "spec.toml"),
                 remedy="Bring back the spec, and the files that it names, as they were.",
+            )
+        compression = self._home.table.compression
+        if spec.federation.protocol == "swarm" and encoding(compression).lossy:
+            raise SpecError(
+                f"{compression} rounds models on their way, and protocol swarm knows a model by the hash of its bytes",
+                where=f"{self._home.path / 'node.toml'}: compression",
+                remedy='Set it to "zstd", which loses nothing, or to "none".',
             )
         return spec
 
