@@ -130,14 +130,14 @@ def test_all_sites_are_killed_and_go_on_from_what_was_merged(tmp_path):
         for site in made.sites:
             site.start(**HOW)
         made.introduce(*made.sites)
-        made.sites[0].wait_for_merge(5)
+        made.sites[0].wait_for_merge(6)
         for site in made.sites:
             site.kill()
         for site in made.sites:
             site.start(**HOW)
         made.introduce(*made.sites)
         for site in made.sites:
-            site.wait_for_merge(6)
-            assert site.said[0]["merge"] >= 5
+            site.wait_for_merge(8)
+            assert site.said[0]["merge"] >= 5, "one may not have heard of the sixth"
         stop(made)
         one_model(made.sites)
