@@ -76,6 +76,7 @@ def test_a_site_of_a_fifth_of_the_speed_that_is_not_waited_for_is_merged_late(tm
         assert len(slow.said) < len(quick.said)
 
 
+@pytest.mark.soak
 def test_the_smaller_side_of_a_split_trains_alone_and_merges_once_healed(tmp_path):
     with swarm(tmp_path, 5) as made:
         few, many = made.sites[:2], made.sites[2:]
