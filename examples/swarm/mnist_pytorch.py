@@ -8,14 +8,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 
-def main(site, epochs=3, samples=None):
+def main(site, epochs=3, samples=None, lr=0.05):
     x, y, x_test, y_test = map(torch.from_numpy, mnist(site, samples=samples))
     loader = DataLoader(TensorDataset(x, y), batch_size=64, shuffle=True)
     model = nn.Sequential(
         *(nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 5, stride=2), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10)),
     )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     for _epoch in range(epochs):
         for images, labels in loader:
             optimizer.zero_grad()

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,10 @@ class Federation:
         for node in self.nodes:
             wait_until(f"{node.name} answers", lambda node=node: self.status(node))
         ports = {node.peer: self.status(node)["port"] for node in self.nodes}
-        with ExitStack() as closing:
-            doors = {peer: closing.enter_context(Door(port)) for peer, port in ports.items()}
-            for part in parts:
-                within = {node.peer for node in part}
-                found = {p: f"127.0.0.1:{port if p in within else doors[p].port}" for p, port in ports.items()}
-                for node in part:
-                    node.ask("addresses", addresses=found)
-            yield list(doors.values())
+        with doors(ports, [[node.peer for node in part] for part in parts]) as (made, addresses):
+            for node in self.nodes:
+                node.ask("addresses", addresses=addresses[node.peer])
+            yield made
 
     def restart(self, node: NodeProcess) -> None:
         node.start()
@@ -155,6 +151,21 @@ def federation(folder: Path, **sets: Any) -> Iterator[Federation]:
         yield made
     finally:
         made.stop()
+
+
+@contextmanager
+def doors(
+    ports: Mapping[str, int], parts: Sequence[Sequence[str]]
+) -> Iterator[tuple[list[Door], dict[str, dict[str, str]]]]:
+    """Open doors to peers that listen on these ports, and for each the addresses of all: of other parts, the doors."""
+    with ExitStack() as closing:
+        made = {peer: closing.enter_context(Door(port)) for peer, port in ports.items()}
+        addresses = {
+            own: {p: f"127.0.0.1:{port if p in part else made[p].port}" for p, port in ports.items()}
+            for part in parts
+            for own in part
+        }
+        yield list(made.values()), addresses
 
 
 class Door:

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from real_nodes import wait_until
+from real_nodes import Door, doors, wait_until
 
 from coterie.errors import NodeError
 from coterie.runtime.node.control import call
@@ -31,7 +31,10 @@ class Site:
 
     def start(self, script: Path = SCRIPT, arguments: list[str] | None = None, **how: Any) -> Site:
         self.starts += 1
-        environment = os.environ | {"COTERIE_HOME": str(self.home.path), "KERAS_BACKEND": "torch"}
+        environment = os.environ | {
+            **{"COTERIE_HOME": str(self.home.path), "KERAS_BACKEND": "torch"},
+            "OMP_NUM_THREADS": "1",  # threads of several processes on few cores would wait for each other, spinning
+        }
         words = [str(self.number), json.dumps(how)] if arguments is None else arguments
         with self.out.open("wb") as out, self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -59,6 +62,10 @@ class Site:
     def merges(self) -> int:
         """The last one that the script has adopted."""
         return max((each["merge"] for each in self.said if "merge" in each), default=0)
+
+    def merges_after(self, moment: float) -> list[dict[str, Any]]:
+        """Those that the script has gone on from since then, by ``time.monotonic()``, in which others had a part."""
+        return [each for each in self.said if "merge" in each and each["at"] > moment and each["peers"] > 1]
 
     @property
     def words(self) -> str:
@@ -97,22 +104,34 @@ class Site:
 
 
 class Swarm:
-    """A federation of scripts on this machine; all are members from the start."""
+    """A federation of scripts on this machine; all are members from the start. ``sets``: keys of its spec."""
 
-    def __init__(self, folder: Path, sites: int) -> None:
+    def __init__(self, folder: Path, sites: int, sets: Mapping[str, Any]) -> None:
         self.folder = folder
         names = [f"site-{number}" for number in range(sites)]
-        homes = found_run(
-            [folder / name for name in names], spec_to_found(None, "trial"), None, names, list(range(sites))
-        )
+        spec = spec_to_found(None, "trial").with_values(dict(sets))
+        homes = found_run([folder / name for name in names], spec, None, names, list(range(sites)))
         self.sites = [Site(self, number, home) for number, home in enumerate(homes)]
 
     def introduce(self, *sites: Site) -> None:
         """Wait until these answer, and tell each where the others are."""
-        found = {site.home.identity.id: wait_until(f"site {site.number} answers", site.answers) for site in sites}
-        addresses = {peer: f"127.0.0.1:{status['port']}" for peer, status in found.items()}
+        addresses = {peer: f"127.0.0.1:{port}" for peer, port in self._ports(sites).items()}
         for site in sites:
             call(site.home.socket, {"command": "addresses", "addresses": addresses})
+
+    @contextmanager
+    def doors_between(self, *parts: Sequence[Site]) -> Iterator[list[Door]]:
+        """``introduce`` so that those of different parts meet through doors alone; the doors, open."""
+        ports = self._ports([site for part in parts for site in part])
+        with doors(ports, [[site.home.identity.id for site in part] for part in parts]) as (made, addresses):
+            for site in self.sites:
+                call(site.home.socket, {"command": "addresses", "addresses": addresses[site.home.identity.id]})
+            yield made
+
+    def _ports(self, sites: Sequence[Site]) -> dict[str, int]:
+        return {
+            site.home.identity.id: wait_until(f"site {site.number} answers", site.answers)["port"] for site in sites
+        }
 
     def stop(self) -> None:
         for site in self.sites:
@@ -121,9 +140,9 @@ class Swarm:
 
 
 @contextmanager
-def swarm(folder: Path, sites: int = 3) -> Iterator[Swarm]:
-    """A swarm whose scripts have not started; what still runs at the end is killed."""
-    made = Swarm(folder, sites)
+def swarm(folder: Path, sites: int = 3, **sets: Any) -> Iterator[Swarm]:
+    """A swarm whose scripts have not started; what still runs at the end is killed. ``sets``: of the spec's [swarm]."""
+    made = Swarm(folder, sites, {f"swarm.{name}": value for name, value in sets.items()})
     try:
         yield made
     finally:

@@ -1,13 +1,16 @@
 """A practitioner's script for tests: digits in PyTorch, with a callback. ``swarm_script.py SITE '{"epochs": 3, ...}'``.
 
-It says on stdout, one JSON object a line, which merge it has adopted, and at the end the hash of its model.
+It says on stdout, one JSON object a line, which merge it has adopted and when, and at the end the hash of its model.
+With ``"until": FILE`` it trains until there is such a file.
 """
 
 import hashlib
+import itertools
 import json
 import sys
 import threading
 import time
+from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
@@ -35,10 +38,11 @@ def main(site, how):
 
     def told(adapter, merged):
         accept(adapter, merged)
-        say(merge=merged.round, peers=merged.peers, over=merged.over)
+        say(merge=merged.round, peers=merged.peers, over=merged.over, at=time.monotonic())
 
     swarm.participation._accept = told
-    for epoch in swarm.epochs(how.get("epochs", 3)):
+    end = Path(how["until"]) if "until" in how else None
+    for epoch in swarm.epochs(how.get("epochs", 3) if end is None else itertools.count()):
         for i in torch.randperm(len(x)).split(16):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x[i]), y[i]).backward()
@@ -47,6 +51,9 @@ def main(site, how):
             swarm.on_batch_end()
         if how.get("stop_after") == epoch:
             sys.exit(3)  # without a word to the swarm
+        if end is not None and end.exists():
+            swarm.on_train_end()
+            break
     vector = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
     accuracy = (model(x_test).argmax(1) == y_test).float().mean()
     threads = sorted(each.name for each in threading.enumerate() if not each.daemon)
