@@ -55,6 +55,44 @@ def test_rule_4_the_timer_is_three_d_doubles_with_each_dummy_and_is_capped():
     assert grown == [3 * DELAY, 6 * DELAY, 12 * DELAY, 24 * DELAY, 24 * DELAY, 24 * DELAY]
 
 
+def led_by(*pattern):
+    """A bench on which others than p0 lead the first heights, the same where the pattern has the same number."""
+    for number in range(10_000):
+        bench = Bench(FOUR, beacon=b"led %d" % number)
+        leaders = [bench.leader(height + 1) for height in range(len(pattern))]
+        same = all((a == b) == (pattern[i] == pattern[j]) for i, a in enumerate(leaders) for j, b in enumerate(leaders))
+        if same and bench.own not in leaders:
+            return bench
+    raise AssertionError("no such leaders")
+
+
+def test_rule_4_who_was_silent_as_leader_is_given_d_until_it_leads_well():
+    """Only as long as the others are enough, which three of four voters are and two are not."""
+    bench = led_by(0, 0, 1, 0, 0, 2)
+    grown = [seconds(bench, did=bench.step(steps.Due(1)))]
+    dummies = [bench.certificate(NAMES[1:], "dummy", height) for height in (1, 2)]
+    for dummy in dummies:
+        bench.step(steps.Certified(dummy))
+        grown.append(seconds(bench, did=bench.step(steps.Due(dummy.height + 1))))
+    assert grown == [[3 * DELAY], [DELAY], [12 * DELAY]]
+    blocks = []
+    for height in (3, 4):
+        blocks.append(bench.block(height, *blocks[-1:]))
+        certificate = bench.machine.at(3).certificates.get("block") if height == 4 else None
+        bench.propose(blocks[-1], certificate, dummies if height == 3 else ())
+        bench.votes(NAMES[1:], "block", height, blocks[-1].block.id)
+    assert bench.machine.height == 5
+    assert seconds(bench, did=bench.step(steps.Due(5))) == [12 * DELAY]
+
+
+def test_rule_4_everybody_is_given_time_where_too_few_have_led_well():
+    bench = led_by(0, 1, 0, 1)
+    for height in (1, 2):
+        bench.step(steps.Due(height))
+        bench.step(steps.Certified(bench.certificate(NAMES[1:], "dummy", height)))
+    assert seconds(bench, did=bench.step(steps.Due(3))) == [12 * DELAY]
+
+
 def test_rule_4_the_timer_is_short_again_after_finality():
     bench = bench_led_by_others(FOUR, range(1, 4))
     dummy = bench.certificate(NAMES[1:], "dummy", 1)

@@ -257,7 +257,10 @@ def test_a_shorter_model_is_not_merged_and_stops_nobody(worlds):
         made = MemorySnapshot(LAYOUT.hash, torch.zeros(SIZE - 1))
         return replace(await check_in(round), snapshot=made, digest=made.digest())
 
-    liar.site.check_in = lying
+    async def idle(parts, last, round):
+        await asyncio.Event().wait()
+
+    liar.site.check_in, liar.site.merge = lying, idle  # where it leads, the next one does after a while
     world.begin()
     world.until(lambda: any(sender == "s1" and "another layout" in what for _, sender, what in world.dropped))
     world.until(lambda: world.nodes["s0"].state.epoch >= 1)

@@ -274,17 +274,22 @@ class Simplex(Voting):
             return
         self.begun = True
         seconds = 3 * self.delay * min(2 ** min(self.dummies, 16), BACKOFF)
+        if self.is_passed_over(self.state.leader(self.height)):
+            seconds = self.delay
         self._out.append(steps.Timer(steps.Fired("height", self.height), seconds))
         self._propose()
 
     def _leave(self, certificate: Certificate) -> None:
         """Rule 8: the height is decided; say so, and enter the next."""
+        leader = self.state.leader(certificate.height)
         if certificate.kind == "block":
+            self.missed.discard(leader)
             self._vote("final", self.at(certificate.height), certificate.hash)
             if self.over or self.height > certificate.height:
                 return  # that vote has made it final, and the height has been left on that ground
         elif certificate.kind == "dummy":
             self.dummies += 1
+            self.missed.add(leader)
         self._out.append(steps.Log())
         self._enter(certificate.height + 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coterie.identity import Identity
+from coterie.identity import PeerId as Key
 from coterie.ledger.shared import (
     Certificate,
     Checkpoint,
@@ -46,8 +47,20 @@ class Standing:
         """The height that each voter has shown itself to be at, by its place."""
         self.dummies = 0
         """Heights without a block since the last finality."""
+        self.missed: set[Key] = set()
+        """Leaders whose last height in this epoch ended without a block, as this peer saw it."""
         self.begun = self.fired = False
         """The timer of this height runs; it has fired."""
+
+    def is_passed_over(self, leader: Key) -> bool:
+        """Whether this leader is given D only, as it was silent the last time it led.
+
+        Leaders are drawn, so that a dead one may lead several heights in a row, and each would double the wait. As long
+        as all others are enough to decide: where they are not, everybody is waited for. Only a timer depends on it.
+        """
+        voters = self.state.voters
+        others = [place for place, voter in enumerate(voters.members) if voter.key not in self.missed]
+        return leader in self.missed and self.state.rule.reached(voters, others)
 
     def lacking(self) -> list[bytes]:
         """Blocks that are not here and are certified, or built upon, or have more than a third of the votes.
