@@ -62,16 +62,13 @@ def find(home: Path | None) -> Federation:
 
 
 def open_session(home: Path | None) -> Session:
-    """A session of the federation that ``find`` finds. Raises NodeError where there is none."""
+    """A session of the federation that ``find`` finds. Raises NodeError where there is none.
+
+    NetworkError where gRPC is not installed.
+    """
     found = find(home)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before it is imported; what matters, our transport logs
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers abort forked workers, such as loaders of data
-    try:
-        import coterie.network.grpc.transport  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise NodeError(
-            f"{error.name} is not installed", where="SwarmCallback", remedy="pip install 'coterie[node]'"
-        ) from None
     from coterie.swarm.federated import FederatedSession
 
     return EmbeddedSession(FederatedSession(lambda: _node(found)))
