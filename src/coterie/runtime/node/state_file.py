@@ -137,7 +137,7 @@ def _require_whole(stream: BinaryIO, size: int) -> None:
         piece = _read(stream, buffer[:left])
         held.update(piece)
         left -= len(piece)
-    if _read(stream, bytearray(_DIGEST)) != held.digest():
+    if bytes(_read(stream, bytearray(_DIGEST))) != held.digest():
         raise ValueError("its bytes are not those that were written")
 
 
