@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,11 +18,17 @@ def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     It is on disk when this returns, under its name. With ``mode`` 0o600 nobody but its owner can read it at any time.
     Raises OSError.
     """
+    write_pieces(path, [content], mode)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], mode: int = 0o644) -> None:
+    """``write_file``, of what comes in pieces: none is copied, and each may be made when it is its turn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            for piece in pieces:
+                stream.write(piece)
             stream.flush()
             os.fsync(descriptor)
         Path(temporary).chmod(mode)

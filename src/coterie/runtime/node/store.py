@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import threading
@@ -12,35 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from coterie.errors import OutputError
-from coterie.files import write_file
+from coterie.runtime.node.state_file import read_state, write_state
 from coterie.runtime.work.memory import Arena
-from coterie.runtime.work.packing import Packer, Unpacker
+from coterie.runtime.work.packing import Packer
 
-_SCHEMA = "coterie.store/1"
 _KEY = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _log = logging.getLogger("coterie.store")
-
-
-class _File(msgspec.Struct):
-    schema: str
-    layout: str
-    value: Any
-    tensors: bytes
-    """In the format of safetensors."""
-    digest: bytes
-    """SHA-256 of ``tensors``."""
-
-    def check(self, layout: str) -> None:
-        """Raise ValueError unless it is whole, and of this version and layout."""
-        if self.schema != _SCHEMA or self.layout != layout:
-            raise ValueError("it was written by another version, or for another model")
-        if hashlib.sha256(self.tensors).digest() != self.digest:
-            raise ValueError("its bytes are not those that were written")
 
 
 class FileStore:
@@ -64,16 +42,14 @@ class FileStore:
         self._write(self._path(key), *self._packed(key, value))
         self._values[key] = value
 
-    def _packed(self, key: str, value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    def _packed(self, key: str, value: Any) -> tuple[Any, Packer]:
         """Raises PluginError for what cannot be kept."""
         packer = Packer(self._arena, where=f"the store, under {key!r}")
-        return packer.pack(value, "the store"), packer.tensors
+        return packer.pack(value, "the store"), packer
 
-    def _write(self, path: Path, packed: Any, tensors: dict[str, torch.Tensor]) -> None:
-        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        content = _File(_SCHEMA, self._layout, packed, data, hashlib.sha256(data).digest())
+    def _write(self, path: Path, packed: Any, packer: Packer) -> None:
         try:
-            write_file(path, msgspec.msgpack.encode(content))
+            write_state(path, self._layout, packed, packer)
         except OSError as error:
             raise OutputError(
                 f"the peer's state cannot be written: {error.strerror or error}",
@@ -93,12 +69,10 @@ class FileStore:
 
     def _read(self, path: Path) -> Any:
         try:
-            file = msgspec.msgpack.decode(path.read_bytes(), type=_File)
-            file.check(self._layout)
-            return Unpacker(self._arena, self._layout, load(file.tensors)).unpack(file.value)
+            return read_state(path, self._arena, self._layout)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, msgspec.MsgspecError, ValueError, KeyError, TypeError) as error:
             _log.warning("%s is damaged and set aside: %s", path, error)
             path.replace(path.with_suffix(".damaged"))
             return None
@@ -117,22 +91,22 @@ class StateStore(FileStore):
     def __init__(self, folder: Path, arena: Arena, layout_hash: str) -> None:
         super().__init__(folder, arena, layout_hash)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="coterie-state")
-        self._due: dict[str, tuple[Any, dict[str, torch.Tensor], Any]] = {}
-        """By key what is to be written, and the value itself: it owns the memory of its snapshots."""
+        self._due: dict[str, tuple[Any, Packer]] = {}
+        """By key what is to be written; the packer holds the snapshots, so that their memory is not used again."""
         self._lock = threading.Lock()
         self._writing = defaultdict[str, threading.Lock](threading.Lock)
         """One for each key."""
         self._last: Future[None] | None = None
 
     def put(self, key: str, value: Any) -> None:
-        path, (packed, tensors) = self._path(key), self._packed(key, value)
-        for name, tensor in tensors.items():
-            if not name.startswith("block"):  # of a snapshot, which nobody changes
-                tensors[name] = tensor.clone()
+        path, (packed, packer) = self._path(key), self._packed(key, value)
+        for name, tensor in packer.tensors.items():
+            if name not in packer.snapshots:
+                packer.tensors[name] = tensor.clone()
         self._values[key] = value
         with self._lock:
             waits = key in self._due
-            self._due[key] = packed, tensors, value
+            self._due[key] = packed, packer
         if not waits:
             self._last = self._writer.submit(self._write_due, key, path)
 
@@ -158,6 +132,6 @@ class StateStore(FileStore):
                 due = self._due.pop(key, None)
             try:
                 if due is not None:
-                    self._write(path, *due[:2])
+                    self._write(path, *due)
             except OutputError as error:
                 _log.error("not on disk: %s", error)

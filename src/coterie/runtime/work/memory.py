@@ -128,7 +128,7 @@ class Arena(Vectors):
             segment = self._memory.segment(self._rows * self.stride * 4)
             self.extend([segment])
             number = len(self.segments) - 1
-            self._free = [(number, row) for row in reversed(range(self._rows))]
+            self._free.extend((number, row) for row in reversed(range(self._rows)))  # another thread may give one back
         return self._free.pop()
 
     def give(self, block: Block) -> None:

@@ -23,6 +23,8 @@ class Packer:
     otherwise: str = ""
     """What else the user could do."""
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    """By name those among ``tensors`` that nobody changes while their snapshot, which is this, is held."""
 
     def block(self, block: Block) -> str:
         name = f"block-{block[0]}-{block[1]}"
@@ -31,8 +33,12 @@ class Packer:
 
     def snapshot(self, snapshot: Snapshot) -> str:
         if isinstance(snapshot, SharedSnapshot):
-            return self.block(snapshot.block)
-        return self.tensor(snapshot.tensor())  # it came from elsewhere
+            name = self.block(snapshot.block)
+        else:  # it came from elsewhere
+            known = (name for name, held in self.snapshots.items() if held is snapshot)
+            name = next(known, None) or self.tensor(snapshot.tensor())
+        self.snapshots[name] = snapshot
+        return name
 
     def tensor(self, tensor: torch.Tensor) -> str:
         name = f"tensor-{len(self.tensors)}"
@@ -73,13 +79,14 @@ class Unpacker:
     arena: Arena
     layout_hash: str
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    _snapshots: dict[str, SharedSnapshot] = field(default_factory=dict)
+    snapshots: dict[str, SharedSnapshot] = field(default_factory=dict)
+    """Those that are there already; others are made from ``tensors``."""
 
     def snapshot(self, name: str) -> SharedSnapshot:
-        if name not in self._snapshots:
-            self._snapshots[name] = SharedSnapshot(self.arena, self.layout_hash)
-            self._snapshots[name].tensor().copy_(self.tensors[name])
-        return self._snapshots[name]
+        if name not in self.snapshots:
+            self.snapshots[name] = SharedSnapshot(self.arena, self.layout_hash)
+            self.snapshots[name].tensor().copy_(self.tensors[name])
+        return self.snapshots[name]
 
     def unpack(self, value: Any) -> Any:
         """What ``pack`` was given. Raises KeyError, ValueError or TypeError where it did not write ``value``."""
