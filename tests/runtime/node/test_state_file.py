@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from coterie.network.codec import MemorySnapshot
 from coterie.runtime.node.state_file import read_state
-from coterie.runtime.node.store import FileStore, StateStore
+from coterie.runtime.node.store import FileStore, StateStore, clear_leftovers
 from coterie.runtime.work.memory import Arena, SharedMemory, SharedSnapshot
 
 LAYOUT = "ab" * 32
@@ -176,6 +176,23 @@ def test_a_wrong_header_is_refused_though_its_hash_is_right(tmp_path: Path, smal
 def test_junk_is_refused(tmp_path: Path, small: Arena, junk: bytes) -> None:
     refused(tmp_path / "x.state", junk, small)
     refused(tmp_path / "x.state", sealed(junk, len(junk) // 2, b""), small)
+
+
+def test_what_a_killed_writer_has_left_is_cleared_and_nothing_else(tmp_path: Path, arena: Arena) -> None:
+    folder = tmp_path / "state" / "trainings" / "one"
+    FileStore(folder, arena, LAYOUT).put("gossip", {"round": 3})
+    kept = sorted(folder.iterdir())
+    script = (
+        "import os, sys; from pathlib import Path; from coterie.files import write_pieces\n"
+        "write_pieces(Path(sys.argv[1]), (os._exit(9) if n else b'half' for n in range(2)))"
+    )
+    for path in (folder / "gossip.state", tmp_path / "state" / "issues.state"):
+        assert subprocess.run([sys.executable, "-c", script, str(path)], check=False, timeout=60).returncode == 9
+    assert len(list(tmp_path.rglob(".*"))) == 2
+    clear_leftovers(tmp_path / "state")
+    assert list(tmp_path.rglob(".*")) == []
+    assert sorted(folder.iterdir()) == kept
+    clear_leftovers(tmp_path / "nowhere")
 
 
 def test_memory_that_waits_to_be_written_is_not_used_again(

@@ -40,7 +40,7 @@ from coterie.runtime.node.metrics_port import MetricsPort
 from coterie.runtime.node.newcomer import new_peer
 from coterie.runtime.node.part import Part
 from coterie.runtime.node.shared import NodeChain
-from coterie.runtime.node.store import FileStore
+from coterie.runtime.node.store import FileStore, clear_leftovers
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.spec import Spec
 
@@ -199,6 +199,7 @@ class Node:
         self.contacts = Contacts(self.home, self.table, identity, self.charter, self.peer, self.transport)
         memory = SharedMemory()
         closing.callback(memory.close)
+        clear_leftovers(self.home.path / "state")
         self.issues = Issues(FileStore(self.home.path / "state", Arena(memory, 1, 1), ""), now_ms)
         self.host = Host(identity, self.charter.book, self.issues, now_ms, self._brief)
         self.join_port = await self._open_join_port(transport_key)

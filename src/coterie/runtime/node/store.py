@@ -21,6 +21,15 @@ _KEY = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _log = logging.getLogger("coterie.store")
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed in mid-write have left in a folder of stores, files as large as models.
+
+    Before any store is opened there. Raises OSError.
+    """
+    for leftover in folder.rglob(".*.state.*"):
+        leftover.unlink()
+
+
 class FileStore:
     """Implements ``Store`` in a folder; a value is on disk when ``put`` returns. Snapshots are held in ``arena``.
 
