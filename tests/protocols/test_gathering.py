@@ -293,3 +293,5 @@ def test_one_whose_random_function_has_no_usable_key_keeps_nobody_from_beginning
     place.wait(20)
     found = [place.found(number) for number in (0, 1)]
     assert all(found) and voters(found[0]) == voters(found[1]) == {place.names[0], place.names[1]}
+    place.die(2)
+    place.wait(0.1)
