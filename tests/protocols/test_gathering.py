@@ -279,3 +279,19 @@ def test_only_the_first_of_those_there_may_convene():
     offer = charter(place, place.keys[1], [0, 1])
     (reply,) = place.loop.run_until_complete(place.peers[1].ask_all([place.names[0]], offer, 1.0))
     assert not reply.given
+
+
+def test_one_whose_random_function_has_no_usable_key_keeps_nobody_from_beginning(monkeypatch):
+    place, of = Place(3), VrfKey.of
+
+    def lie(identity, genesis):
+        return SimpleNamespace(public=bytes(32)) if identity is place.keys[2] else of(identity, genesis)
+
+    monkeypatch.setattr(VrfKey, "of", lie)
+    for number in (2, 0, 1):
+        place.start(number)
+    place.wait(20)
+    found = [place.found(number) for number in (0, 1)]
+    assert all(found) and voters(found[0]) == voters(found[1]) == {place.names[0], place.names[1]}
+    place.die(2)
+    place.wait(0.1)

@@ -14,6 +14,7 @@ from swarm_world import LAYOUT, identity, snapshot, torch
 
 from coterie.errors import LedgerError
 from coterie.identity.vrf import VrfKey
+from coterie.ledger.encoding import pack
 from coterie.ledger.records import Record
 from coterie.ledger.shared import Charter, Join, Leave, QuorumRule, Removal, Voter, Voters
 from coterie.ledger.shared.changes import record as change
@@ -196,6 +197,7 @@ def test_a_leave_is_checked():
     good = make_leave(WHO["d"], GENESIS, 3, 0)
     assert read_leave(good, GENESIS, KEYS["d"], 13).id == Record.decode(good).id
     assert read_leave(good, GENESIS, KEYS["d"], 14) is None
+    assert read_leave(good, GENESIS, KEYS["d"], 2) is None  # the chain would pass it over
     assert read_leave(good, GENESIS, KEYS["c"], 3) is None
     assert read_leave(good, bytes(32), KEYS["d"], 3) is None
     assert read_leave(make_join(WHO["d"], GENESIS, 3), GENESIS, KEYS["d"], 3) is None
@@ -208,6 +210,7 @@ def test_a_consent_to_vote_is_checked():
     assert read_join(good, GENESIS).key == KEYS["d"]
     assert read_join(good, bytes(32)) is None
     assert read_join(b"", GENESIS) is None
+    assert read_join(pack(Join.make(WHO["d"], GENESIS, VrfKey.of(WHO["d"], GENESIS).public, 2, 10)), GENESIS) is None
     assert read_join(good[:-1] + bytes([good[-1] ^ 1]), GENESIS) is None
 
 

@@ -60,7 +60,7 @@ class Simplex(Voting):
         """Enter the first height, or the one where the log ended."""
         heights = [tally.height + 1 for tally in self.tallies.values() if tally.certificates]
         heights += [tally.height for tally in self.tallies.values() if tally.mine]
-        self.dummies = sum("dummy" in tally.certificates for tally in self.tallies.values())
+        self.dummies = sum("dummy" in t.certificates or self._gave_up(t) for t in self.tallies.values())
         self._enter(max([self.height, self.final + 1, *heights]))
         self._out += repeats.unanswered(self)
         return self._done()
@@ -284,6 +284,7 @@ class Simplex(Voting):
         leader = self.state.leader(certificate.height)
         if certificate.kind == "block":
             self.missed.discard(leader)
+            self.dummies += self._gave_up(self.at(certificate.height))
             self._vote("final", self.at(certificate.height), certificate.hash)
             if self.over or self.height > certificate.height:
                 return  # that vote has made it final, and the height has been left on that ground
@@ -292,6 +293,10 @@ class Simplex(Voting):
             self.missed.add(leader)
         self._out.append(steps.Log())
         self._enter(certificate.height + 1)
+
+    def _gave_up(self, tally: Tally) -> bool:
+        """Whether this peer's timer has fired. A block may be certified all the same, and can then not become final."""
+        return "dummy" in tally.mine
 
     def _hold(self, certificate: Certificate) -> None:
         """A checked certificate."""

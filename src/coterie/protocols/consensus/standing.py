@@ -46,7 +46,10 @@ class Standing:
         self.shown: dict[int, int] = {}
         """The height that each voter has shown itself to be at, by its place."""
         self.dummies = 0
-        """Heights without a block since the last finality."""
+        """Heights since the last finality that have no block, or that this peer had given up before they had one.
+
+        Without the latter a network in which blocks always come just after the timers would keep these short for ever.
+        """
         self.missed: set[Key] = set()
         """Leaders whose last height in this epoch ended without a block, as this peer saw it."""
         self.begun = self.fired = False

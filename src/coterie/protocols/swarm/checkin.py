@@ -13,7 +13,7 @@ from coterie.errors import MessageError, SpecError
 from coterie.protocols.swarm.staleness import age, fresh_share
 
 LEAST_WEIGHT, MOST_WEIGHT = 1, 100
-_MOST_SAMPLES = (1 << 32) - 1
+MOST_SAMPLES = (1 << 32) - 1
 
 
 class Mode(StrEnum):
@@ -41,7 +41,7 @@ class CheckIn:
     mode: Mode = Mode.SNAPSHOT
 
     def __post_init__(self) -> None:
-        if not (LEAST_WEIGHT <= self.weight <= MOST_WEIGHT and 0 <= self.samples <= _MOST_SAMPLES):
+        if not (LEAST_WEIGHT <= self.weight <= MOST_WEIGHT and 0 <= self.samples <= MOST_SAMPLES):
             raise MessageError(
                 f"a check-in with node weight {self.weight} and {self.samples} samples", remedy="It is not merged."
             )

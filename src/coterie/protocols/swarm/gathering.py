@@ -27,7 +27,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from coterie.errors import LedgerError, MessageError, SpecError
-from coterie.identity.vrf import VrfKey
+from coterie.identity.vrf import VrfKey, is_vrf_key
 from coterie.ledger.encoding import Hash, pack
 from coterie.ledger.shared import Charter, QuorumRule, Voter, Voters
 from coterie.network import Message, message
@@ -180,7 +180,11 @@ class Gatherings:
                 remedy="Use the same model and settings at all sites, or another trainingContract.",
             )
         wish.differ = differ
-        wish.present = {p: own for p, own in with_it.items() if p not in differ and not answers[p].charter}
+        wish.present = {
+            p: own
+            for p, own in with_it.items()
+            if p not in differ and not answers[p].charter and is_vrf_key(own.vrf)  # of which a charter can be made
+        }
         return {peer: answer for peer, answer in answers.items() if peer not in differ}
 
     def _given(self, contract: str, answers: Mapping[PeerId, GatherAnswer]) -> Charter | None:
@@ -268,7 +272,7 @@ class Gatherings:
         wish = self._wishes.get(ask.contract)
         if wish is None:
             return GatherAnswer(trains, None, b"", 0)
-        if wish.charter is None and not _difference(wish.ask, ask):
+        if wish.charter is None and not _difference(wish.ask, ask) and is_vrf_key(ask.vrf):
             wish.present = {**wish.present, sender: ask}
         charter = wish.charter.encode() if wish.charter is not None else b""
         return GatherAnswer(trains, wish.ask, charter, self._waited(wish))

@@ -32,7 +32,7 @@ def make_join(identity: Identity, genesis: bytes, epoch: int) -> bytes:
 
 
 def read_join(data: bytes, genesis: bytes) -> Join | None:
-    """The consent in ``data``, checked; None where it is none."""
+    """The consent in ``data``, checked; None where it is none, or to more than one vote, which no block may have."""
     if not data:
         return None
     try:
@@ -41,7 +41,7 @@ def read_join(data: bytes, genesis: bytes) -> Join | None:
         read_change(probe, genesis)
     except (msgspec.MsgspecError, ValueError, LedgerError):
         return None
-    return join
+    return join if join.weight == 1 else None
 
 
 def make_leave(identity: Identity, genesis: bytes, epoch: int, time: int) -> bytes:
@@ -58,7 +58,7 @@ def read_leave(data: bytes, genesis: bytes, author: Key, epoch: int) -> Record |
         change = read_change(found, genesis)
     except LedgerError:
         return None
-    good = change is not None and isinstance(change.says, Leave) and epoch <= change.says.until
+    good = change is not None and isinstance(change.says, Leave) and epoch <= change.says.until <= epoch + LASTS
     return found if good and found.author == author else None
 
 

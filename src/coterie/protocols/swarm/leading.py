@@ -70,6 +70,7 @@ class Leading:
         if training.state.over:
             self._tell_user(None)
             return
+        self._ordering.let_go()
         decision = self._decide()
         self._tell_user(decision.reason + self._odd() if isinstance(decision, quorum.Blocked) else None)
         if isinstance(decision, quorum.Merge) and self._acting() == training.key:

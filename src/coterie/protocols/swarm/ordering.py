@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from coterie.errors import LayoutMismatch, LedgerError, SpecError, TrainingDiverged
+from coterie.identity import PeerId as Key
 from coterie.layout import Snapshot
 from coterie.ledger.records import Record
 from coterie.ledger.shared import Removal, SharedBlock
@@ -54,7 +55,7 @@ class Ordering:
         training = self._training
         try:
             found = rules.read_block(records, training.genesis)
-            rules.require_changes(records, training.ledger.chain.state, training.is_member)
+            rules.require_changes(records, training.ledger.chain.state, self._is_admitted)
             if found is None:
                 return not block.closes
             if not block.closes or view.ancestors:
@@ -127,6 +128,20 @@ class Ordering:
         """Raise LedgerError for a merge that this peer would not vote for, whatever its model."""
         training = self._training
         rules.require_merge(training.state, found, training.agreed, training.voters, training.is_member)
+
+    def let_go(self) -> None:
+        """Of merges that nobody votes for any more, as one that has checked in is no member now: another is made."""
+        kept = {name: held for name, held in self._training.proposals.items() if self._may_be(held.found)}
+        if len(kept) < len(self._training.proposals):
+            self._training.proposals = kept
+            self._changed()
+
+    def _may_be(self, found: MergeBlock) -> bool:
+        try:
+            self.require(found)
+        except LedgerError:
+            return False
+        return True
 
     async def hold(self, found: MergeBlock, snapshot: Snapshot | None = None) -> bool:
         """Get the model of a proposed merge, checked, and let others have it; whether it is here now.
@@ -202,6 +217,10 @@ class Ordering:
 
     # Who votes
 
+    def _is_admitted(self, key: Key) -> bool:
+        """Whether it is a member of the federation now: of those who vote, one may have been one."""
+        return self._training.peer_of(key) is not None
+
     def _changes(self) -> list[Record]:
         """Joins of members that would vote, leaves, and removals of voters that are no members any more."""
         training = self._training
@@ -210,11 +229,11 @@ class Ordering:
         for key in sorted(training.roll.heard):
             join = read_join(training.roll.heard[key].beat.join, training.genesis)
             new = key not in state.following and key not in locked
-            if join is not None and join.key == key and new and state.epoch <= join.until:
+            if join is not None and join.key == key and new and self._is_admitted(key) and state.epoch <= join.until:
                 found.append(change_record(training.peer.identity, join, now))
         left = len(state.following)
         for voter in state.voters.members:
-            if training.peer_of(voter.key) is None and voter.key in state.following:
+            if not self._is_admitted(voter.key) and voter.key in state.following:
                 until = state.epoch + LASTS
                 removal = Removal(genesis=training.genesis, until=until, key=voter.key)
                 found.append(change_record(training.peer.identity, removal, now))

@@ -17,7 +17,7 @@ from coterie.errors import LedgerError
 from coterie.identity import Identity
 from coterie.ledger.encoding import Hash, pack
 from coterie.ledger.records import Record
-from coterie.protocols.swarm.checkin import LEAST_WEIGHT, MOST_WEIGHT, Mode
+from coterie.protocols.swarm.checkin import LEAST_WEIGHT, MOST_SAMPLES, MOST_WEIGHT, Mode
 from coterie.protocols.swarm.site import CheckedIn, Terms
 
 CHECK_IN, MERGE = "swarm check-in", "swarm merge"
@@ -61,7 +61,7 @@ class SaysCheckIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Of the site's check-ins; one that was made again for a later epoch keeps its own."""
     model: Hash
     weight: Annotated[int, msgspec.Meta(ge=LEAST_WEIGHT, le=MOST_WEIGHT)]
-    samples: Annotated[int, msgspec.Meta(ge=1, lt=1 << 48)]
+    samples: Annotated[int, msgspec.Meta(ge=1, le=MOST_SAMPLES)]
     steps: Number
     epochs: Number
     loss: Finite | None

@@ -185,8 +185,8 @@ def _part(state: State, check_in: CheckInRecord) -> Contribution:
     says = check_in.says
     # One that is done still adopts what is merged: where it has not, it is late, and its model ages like any other.
     stands_in = says.finished and says.mode is not Mode.SNAPSHOT
-    said = CheckIn(says.base, says.weight, says.samples, stands_in, says.mode)
     try:
+        said = CheckIn(says.base, says.weight, says.samples, stands_in, says.mode)
         return contribution(said, state.epoch, check_in.record.where)
     except MessageError as error:
         raise LedgerError(error.what, where=error.where) from None
