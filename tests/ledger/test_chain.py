@@ -118,7 +118,7 @@ def test_an_error_survives_pickling():
     import pickle
 
     error = pickle.loads(pickle.dumps(BadRecord("a", where="b", remedy="c", index=3)))  # noqa: S301
-    assert (str(error), type(error)) == ("b: a c", BadRecord)
+    assert (str(error), type(error)) == ("b: a. c", BadRecord)
 
 
 def test_nothing_is_changed_by_looking():

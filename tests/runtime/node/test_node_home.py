@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from coterie.errors import IdentityError, NodeError, OutputError, PluginError, SpecError
 from coterie.identity import Identity
 from coterie.runtime.node.control import ControlServer, call
+from coterie.runtime.node.daemon import run_node
 from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.node.store import FileStore, StateStore
 from coterie.runtime.work.memory import Arena, SharedMemory, SharedSnapshot
@@ -48,6 +50,14 @@ def test_one_process_at_a_time(home: Home) -> None:
         pass
     with home.locked():
         pass
+
+
+def test_a_node_leaves_the_signals_of_its_process_as_they_were(home: Home) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    with home.locked(), pytest.raises(NodeError, match="at work"):
+        run_node(home.path)
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.mark.parametrize(

@@ -352,6 +352,11 @@ async def _run(home: Home, metrics: str | None) -> None:
     node, loop = Node(home), asyncio.get_running_loop()
     if metrics is not None:
         node.table = node.table.model_copy(update={"metrics": metrics})
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
         loop.add_signal_handler(number, node.stop)
-    await node.run()
+    try:
+        await node.run()
+    finally:
+        for number in numbers:  # a closed loop of uvloop would go on swallowing Ctrl-C
+            loop.remove_signal_handler(number)
