@@ -1,6 +1,7 @@
 """Peers with fixed keys, a genesis record, and chains of any length; bytes signed by hand, as a liar would."""
 
 import hashlib
+import sqlite3
 import struct
 
 import msgspec
@@ -57,3 +58,13 @@ def signed_by_hand(identity, purpose, fields, encode=msgspec.msgpack.encode):
     name = purpose.encode()
     signature = key.sign(b"coterie" + struct.pack(">H", len(name)) + name + unsigned).signature
     return encode((*fields, signature))
+
+
+def put_aside(path, *blocks):
+    """Put blocks into the file as those that opening a damaged one has found, without the ones before them."""
+    with sqlite3.connect(path) as db:
+        for full in blocks:
+            block = Block.decode(full.block)
+            row = (block.author, block.height, full.encode())
+            db.execute("INSERT INTO aside (author, height, data) VALUES (?, ?, ?)", row)
+    db.close()

@@ -7,7 +7,7 @@ import sqlite3
 import tracemalloc
 
 import pytest
-from ledger_worlds import ANN, BOB, EVE, GENESIS, GENESIS_RECORD, OTHER_GENESIS, chain, filled, following
+from ledger_worlds import ANN, BOB, EVE, GENESIS, GENESIS_RECORD, OTHER_GENESIS, chain, filled, following, put_aside
 
 from coterie.errors import LedgerError
 from coterie.ledger import Block, Fault, FullBlock, LedgerStore, PeerLedger, Record, audit, describe
@@ -331,8 +331,7 @@ def test_a_ledger_that_may_only_be_read_is_not_touched(copy):
 
 
 def test_blocks_that_wait_are_counted(sound, copy):
-    with LedgerStore(copy, GENESIS) as store:
-        store.put_aside(Block.decode(chain(EVE, 3)[2].block))
+    put_aside(copy, chain(EVE, 3)[2])
     found = audit(copy, GENESIS)
     assert (found.fault, found.aside) == (None, 1)
     assert "1 block could not be joined" in describe(found)

@@ -7,7 +7,7 @@ import sys
 
 import msgspec
 import pytest
-from ledger_worlds import ANN, BOB, EVE, GENESIS, GENESIS_RECORD, MEMBERS, OTHER_GENESIS, chain, filled
+from ledger_worlds import ANN, BOB, EVE, GENESIS, GENESIS_RECORD, MEMBERS, OTHER_GENESIS, chain, filled, put_aside
 
 from coterie.errors import LedgerError
 from coterie.ledger import Block, FullBlock, Head, LedgerStore, Record, tables
@@ -278,8 +278,7 @@ def test_a_name_with_odd_characters(tmp_path):
 def test_a_block_set_aside_joins_its_chain_when_those_before_have_come(path):
     with LedgerStore(path, GENESIS) as store:
         store.receive(ANNS[:3], MEMBERS)
-        store.put_aside(Block.decode(ANNS[5].block))
-        assert store.awaited(ANN.id) == 5
+    put_aside(path, ANNS[5])
     with LedgerStore(path, GENESIS) as store:
         assert store.awaited(ANN.id) == 5
         store.append(ANNS[3])
@@ -294,9 +293,8 @@ def test_a_block_set_aside_joins_its_chain_when_those_before_have_come(path):
 def test_a_crash_before_blocks_are_joined_is_made_good_on_opening(path):
     filled(path, {ANN: 2})
     more = chain(ANN, 4)[2:]
+    put_aside(path, *more)
     with sqlite3.connect(path) as db:
-        for height, full in enumerate(more, start=2):
-            db.execute("INSERT INTO aside (author, height, data) VALUES (?, ?, ?)", (ANN.id, height, full.encode()))
         db.execute("INSERT INTO aside (author, height, data) VALUES (?, 1, x'00')", (ANN.id,))
     db.close()
     with LedgerStore(path, GENESIS) as store:

@@ -1,10 +1,10 @@
 """One peer's own chain: it goes on after a restart, and never signs two blocks for one height."""
 
 import pytest
-from ledger_worlds import ANN, BOB, GENESIS, GENESIS_RECORD, MEMBERS, OTHER_GENESIS, chain
+from ledger_worlds import ANN, BOB, GENESIS, GENESIS_RECORD, MEMBERS, chain, put_aside
 
 from coterie.errors import LedgerError
-from coterie.ledger import Block, Equivocation, FullBlock, Ledger, LedgerStore, PeerLedger, Record, audit
+from coterie.ledger import Block, Equivocation, Ledger, LedgerStore, PeerLedger, Record, audit
 
 
 class Clock:
@@ -75,8 +75,6 @@ def test_a_chain_goes_on_from_what_is_left_where_nobody_saw_more(path):
     with LedgerStore(path, GENESIS) as store:
         store.receive(blocks[:2], MEMBERS)
         ledger = PeerLedger(ANN, store)
-        ledger.caught_up(blocks[0])
-        ledger.caught_up(blocks[1])
         ledger.append("note", {"note": "on"})
         assert ledger.head.height == 2
 
@@ -86,8 +84,7 @@ def test_the_next_block_from_others_is_taken_and_the_chain_goes_on_after_it(path
     with LedgerStore(path, GENESIS) as store:
         store.receive(blocks[:2], MEMBERS)
         ledger = PeerLedger(ANN, store)
-        for full in blocks[2:]:
-            ledger.caught_up(full)
+        store.receive(blocks[2:], MEMBERS)
         assert ledger.head == Block.decode(blocks[4].block)
         ledger.append("note", {"note": "on"})
         assert store.blocks(ANN.id, 0, 5) == blocks
@@ -99,58 +96,23 @@ def test_nothing_is_appended_while_others_have_later_blocks(path, held):
     blocks = chain(ANN, 5)
     with LedgerStore(path, GENESIS) as store:
         store.receive(blocks[:held], MEMBERS)
-        PeerLedger(ANN, store).caught_up(blocks[4])
-    with LedgerStore(path, GENESIS) as store:  # a restart does not make it forget
+    put_aside(path, blocks[4])
+    with LedgerStore(path, GENESIS) as store:
         ledger = PeerLedger(ANN, store)
         for full in blocks[held:4]:
             with pytest.raises(LedgerError, match="block 4 of this peer's chain is with others") as caught:
                 ledger.append("note", {"note": "too early"})
             assert "Catch up" in caught.value.remedy
-            ledger.caught_up(full)
-        with pytest.raises(LedgerError, match="block 4"):
-            ledger.append("note", {"note": "too early"})
-        store.receive(blocks[3:], MEMBERS)
+            store.receive([full], MEMBERS)
         ledger.append("note", {"note": "on"})
         assert ledger.head.height == 5
         assert store.blocks(ANN.id, 0, 5) == blocks
 
 
-def test_another_block_of_ours_is_an_alarm(path):
+def test_another_block_of_ours_is_evidence(path):
     blocks, others = chain(ANN, 3), chain(ANN, 5, note="from a second node")
     with LedgerStore(path, GENESIS) as store:
         store.receive(blocks, MEMBERS)
-        ledger = PeerLedger(ANN, store)
-        for full in others[:3]:
-            with pytest.raises(LedgerError, match="two blocks for one height") as caught:
-                ledger.caught_up(full)
-            assert "new key" in caught.value.remedy
-        with pytest.raises(LedgerError, match="does not follow"):
-            ledger.caught_up(others[3])
         (evidence,) = store.receive(others[2:], MEMBERS).evidence
         assert Equivocation.decode(evidence.encode()).author == ANN.id
         assert store.blocks(ANN.id) == blocks
-
-
-def test_blocks_that_are_not_ours_are_refused(path):
-    own = chain(ANN, 3)
-    with LedgerStore(path, GENESIS) as store:
-        ledger = PeerLedger(ANN, store)
-        for full in (chain(BOB, 1)[0], chain(ANN, 1, genesis=OTHER_GENESIS)[0], FullBlock(b"junk", ())):
-            with pytest.raises(LedgerError):
-                ledger.caught_up(full)
-        with pytest.raises(LedgerError):
-            ledger.caught_up(FullBlock(own[0].block, own[1].records))
-        assert store.awaited(ANN.id) is None
-        ledger.append("note", {"note": "on"})
-
-
-def test_junk_beside_a_later_block_is_not_kept(path):
-    """Whoever sends our own block may put anything beside it."""
-    own = chain(ANN, 3)
-    with LedgerStore(path, GENESIS) as store:
-        ledger = PeerLedger(ANN, store)
-        ledger.caught_up(FullBlock(Block.decode(own[2].block).encode(), (b"junk" * 10000,)))
-        assert store.awaited(ANN.id) == 2
-        store.receive(own, MEMBERS)
-        assert store.awaited(ANN.id) is None
-        assert store.blocks(ANN.id) == own

@@ -4,9 +4,8 @@ The danger is to sign two blocks for one height. A peer that goes on from an old
 from a disk that lost its last page although it had said that it was written. If nobody saw the lost block, the chain
 simply goes on from the last good one, and nothing is wrong. If somebody did, the next block is an equivocation, and it
 speaks against this peer for ever. So a node that starts first takes back what others have of its own chain
-(``LedgerStore.receive``). Who comes upon a later block without those before it hands it to ``caught_up``: ``append``
-then refuses until they are back. Whether nobody else has a later block cannot be known, only asked: ask as many as can
-be reached.
+(``LedgerStore.receive``). Where a damaged file still holds later blocks without those before them, ``append`` refuses
+until they are back. Whether nobody else has a later block cannot be known, only asked: ask as many as can be reached.
 """
 
 from __future__ import annotations
@@ -51,28 +50,3 @@ class PeerLedger:
         records = [Record.make(self._identity, kind, content, time=now)]
         block = Block.make(self._identity, self._store.genesis, height, previous, records, time=now)
         self._store.append(FullBlock.of(block, records))
-
-    def caught_up(self, full: FullBlock) -> None:
-        """Take note of a block of the own chain that another peer has: any of them, best the last one first.
-
-        The next block is added to the chain; a later one is remembered, and ``append`` refuses until those before it
-        have come, here or through the store's ``receive``. Raises LedgerError for a block that is not this peer's, is
-        not valid, or is another one than this store has at its height.
-        """
-        block = Block.decode(full.block)
-        if block.author != self._identity.id or block.federation != self._store.genesis:
-            raise LedgerError("not a block of this peer's chain", where=block.where)
-        head = self.head
-        if head is not None and block.height <= head.height:
-            known = self._store.block(block.author, block.height)
-            if known is not None and known.id != block.id:
-                raise LedgerError(
-                    "this peer's key has signed two blocks for one height",
-                    where=block.where,
-                    remedy="Does a second node run with the key, or did this one start from a back-up? Others can "
-                    "prove it. Stop the other node, and go on with a new key.",
-                )
-        elif block.height == (0 if head is None else head.height + 1):
-            self._store.append(full)
-        else:
-            self._store.put_aside(block)

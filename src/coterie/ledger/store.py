@@ -91,12 +91,6 @@ class LedgerStore(Database):
         self._add(batch.blocks)
         return Received(len(batch.blocks), batch.evidence)
 
-    def put_aside(self, block: Block) -> None:
-        """Remember that a block is in its author's chain, while those before it are not here."""
-        with self._transaction():
-            tables.write_aside(self._db, block, FullBlock.of(block, ()))
-        self._aside[block.author] = max(block.height, self._aside.get(block.author, 0))
-
     def awaited(self, author: PeerId) -> int | None:
         """Height of the last block known of this chain, if some before it are missing here."""
         return self._aside.get(author)

@@ -31,8 +31,8 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / _FOLDER
-        if self._folder.is_dir():
-            for left in self._folder.iterdir():
+        for left in self._folder.glob("*"):
+            with contextlib.suppress(OSError):  # not a file: then it is none of ours
                 left.unlink()
 
     def put(self, snapshot: Snapshot) -> Snapshot:

@@ -9,9 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from coterie.errors import LedgerError
 from coterie.identity import Identity
 from coterie.ledger import Equivocation, LedgerStore, NullLedger, PeerLedger, Record, audit
 from coterie.network import Codec, Frame
@@ -158,22 +155,5 @@ def test_junk_is_refused_and_counted(tmp_path: Path) -> None:
         before = bob.refused
         await ann.peer.ask_all([bob.identity.id], ChainHeadsAsk(), 0.2)
         assert bob.refused == before + 1  # a stranger asks
-
-    run(tmp_path, work)
-
-
-def test_nothing_is_signed_over_blocks_that_others_have(tmp_path: Path) -> None:
-    async def work(ann: Site, bob: Site, cyd: Site) -> None:
-        for number in range(3):
-            ann.own.append("model", {"round": number})
-        await bob.chains.pull(ann.identity.id)
-        last = bob.store.blocks(ann.identity.id, 2)[0]
-        ann.store.close()
-        for path in tmp_path.glob("1.sqlite*"):
-            path.unlink()
-        ann.open()
-        ann.own.caught_up(last)
-        with pytest.raises(LedgerError, match="missing here"):
-            ann.own.append("model", {"round": 9})
 
     run(tmp_path, work)
