@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 
 import pytest
-from ledger_worlds import ANN, BOB, EVE, GENESIS, GENESIS_RECORD, MEMBERS, chain, filled
+from ledger_worlds import ANN, BOB, EVE, GENESIS, GENESIS_RECORD, MEMBERS, chain, filled, put_aside
 from torn_files import PAGE, change_bytes, copied, lose_end, lose_page, overwrite
 
 from coterie.errors import LedgerError
@@ -249,8 +249,8 @@ def test_loose_records_keep_their_order_where_pages_were_used_before(tmp_path):
     path, held = tmp_path / "ledger.sqlite", chain(EVE, 80)
     with LedgerStore(path, GENESIS) as store:
         store.put_record(GENESIS_RECORD)
-        for full in held:
-            store.put_aside(Block.decode(full.block))
+    put_aside(path, *held)
+    with LedgerStore(path, GENESIS) as store:
         store.receive(held, MEMBERS)
         assert store.awaited(EVE.id) is None
         for note in NOTES:
