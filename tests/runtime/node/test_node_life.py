@@ -18,7 +18,7 @@ from coterie.ledger import NullLedger
 from coterie.network import Frame
 from coterie.network.codec import Codec
 from coterie.runtime.node.life import Life
-from coterie.runtime.node.newcomer import new_peer
+from coterie.runtime.node.newcomer import Refusals, new_peer
 from coterie.runtime.node.site import Site, part_of
 from coterie.runtime.results import PeerMetrics
 from coterie.runtime.work.placement import place
@@ -86,7 +86,7 @@ def real(
         for life in lives:
             own = life.ids[life.number]
             ledger = ledgers[life.number] if ledgers else NullLedger()
-            life.enter(new_peer(own, wire.end_of(own), ledger), returned=returned)
+            life.enter(new_peer(own, wire.end_of(own), ledger, Refusals()), returned=returned)
         await asyncio.wait_for(asyncio.gather(*(life.run() for life in lives)), 60)
         return [await life.site.final() for life in lives]
 

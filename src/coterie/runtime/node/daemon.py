@@ -37,7 +37,7 @@ from coterie.runtime.node.home import Home
 from coterie.runtime.node.messages import ReachAsk, Standing
 from coterie.runtime.node.metrics import NodeMetrics
 from coterie.runtime.node.metrics_port import MetricsPort
-from coterie.runtime.node.newcomer import new_peer
+from coterie.runtime.node.newcomer import Refusals, new_peer
 from coterie.runtime.node.part import Part
 from coterie.runtime.node.shared import NodeChain
 from coterie.runtime.node.store import FileStore, clear_leftovers
@@ -133,6 +133,7 @@ class Node:
         self.layouts: dict[str, int] = {}
         """Of snapshots that are let in: float32 elements at most, by the layout's hash."""
         self._version = 0
+        self.refusals = Refusals()
         self.dropped = Counter[PeerId]()
         """Frames that the transport refused, by sender."""
         self.reasons = Counter[str]()
@@ -183,7 +184,7 @@ class Node:
         )
         own = PeerLedger(identity, self.charter.store)
         ledger = _Ledger(own)
-        self.peer = new_peer(identity.id, self.transport, ledger)
+        self.peer = new_peer(identity.id, self.transport, ledger, self.refusals)
         self.peer.identity = identity
         ledger.chains = chains = Chains(self.peer, self.charter.store, own, self.charter.ever_members)
         self.part = self._takes_part(

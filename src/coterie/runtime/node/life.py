@@ -56,6 +56,7 @@ class Life:
                 lambda: peer.clock.time() - begun,
                 lambda: peer.transport.bytes_sent,
                 self.on_record,
+                peer.metrics,
             ),
         )
         self.take_in(self.ids)
