@@ -142,8 +142,7 @@ class Node:
     async def run(self) -> None:
         """Until stopped, by a signal or a command. Raises a CoterieError for what keeps it from starting."""
         with self.home.locked(), contextlib.ExitStack() as closing:
-            self.charter = Charter(self.home.path, self.table.federation)
-            closing.callback(self.charter.close)
+            self.charter = closing.enter_context(Charter(self.home.path, self.table.federation))
             self._require_in()
             if self.charter.store.damage is not None:
                 _log.warning("%s", self.charter.store.damage)
