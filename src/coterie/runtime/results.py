@@ -33,7 +33,6 @@ __all__ = [
     "RunDirectory",
     "combine",
     "json_text",
-    "parse_records",
     "spec_text",
     "summary",
 ]

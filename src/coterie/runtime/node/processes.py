@@ -24,7 +24,8 @@ from coterie.runtime.node.control import call
 from coterie.runtime.node.founding import found_run
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.nursery import ForkedNode, Nursery
-from coterie.runtime.results import PeerMetrics, RunDirectory, parse_records, summary
+from coterie.runtime.peer_metrics import NewRecords
+from coterie.runtime.results import PeerMetrics, RunDirectory, summary
 from coterie.runtime.work.placement import place
 from coterie.runtime.work.runner import build_module
 from coterie.spec import Spec
@@ -51,9 +52,10 @@ class NodeProcess:
     nursery: Nursery
     process: ForkedNode | None = None
     starts: int = 0
-    read: int = 0
-    """Bytes of its ``metrics.jsonl`` that have been taken in."""
     state: str = "starting"
+
+    def __post_init__(self) -> None:
+        self.records = NewRecords(self.home.path / "metrics.jsonl")
 
     def start(self) -> None:
         self.starts += 1
@@ -211,15 +213,7 @@ class Processes:
 
     def _take_in(self, node: NodeProcess) -> None:
         """What the node has measured since the last look. One that was started again may repeat a round."""
-        path = node.home.path / "metrics.jsonl"
-        if not path.exists():
-            return
-        with path.open("rb") as stream:
-            stream.seek(node.read)
-            content = stream.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        node.read += len(whole)
-        for record in parse_records(whole.splitlines(keepends=True), str(path)):
+        for record in node.records.take():
             trust = None if record.trust is None else self._named(record.trust)
             self._record(replace(record, peer=node.name, weights=self._named(record.weights), trust=trust))
 
