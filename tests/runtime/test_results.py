@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 
 from coterie.errors import DataError, OutputError, TrainingDiverged
+from coterie.runtime._result import summary
 from coterie.runtime.progress import Quiet, RichProgress, duration, size
-from coterie.runtime.results import PeerMetrics, Result, RunDirectory, combine, summary
+from coterie.runtime.results import PeerMetrics, Result, RunDirectory, combine
 
 # The template of DESIGN.md, "Commands", with its types.
 NUMBER = (int, float)

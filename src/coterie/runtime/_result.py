@@ -47,6 +47,21 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)} if values else _no_figure()
 
 
+def final_figures(models: Sequence[tuple[float, float, float | None, float | None]]) -> dict[str, Any]:
+    """What final models came to on the whole test set, as fields of a Result.
+
+    ``models``: accuracy, loss, area under the ROC curve and attack rate of each; None for a figure that it has not.
+    """
+    areas = [area for _, _, area, _ in models if area is not None]
+    rates = [rate for _, _, _, rate in models if rate is not None]
+    return {
+        "accuracy": summary([accuracy for accuracy, *_ in models]),
+        "loss": summary([loss for _, loss, *_ in models]),
+        "metrics": {"auc": statistics.fmean(areas)} if areas else {},
+        "attack_rate": statistics.fmean(rates) if rates else None,
+    }
+
+
 @dataclass(frozen=True)
 class Result:
     """What a run came to: the JSON object ``coterie.result/1``. A figure that is not known is NaN here and null there.

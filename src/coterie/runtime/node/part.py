@@ -22,7 +22,7 @@ from coterie.identity import PeerId
 from coterie.network.grpc.transport import GrpcTransport
 from coterie.protocols import Peer, Topology
 from coterie.protocols.consensus import ChainTerms, PeerChain
-from coterie.runtime._result import facts_of
+from coterie.runtime._result import facts_of, final_figures
 from coterie.runtime.node.chains import Chains
 from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.home import Home
@@ -232,10 +232,7 @@ class Part:
             status="ok",
             run=str(self._home.path),
             **facts_of(spec),
-            accuracy={"mean": evaluation.accuracy, "min": evaluation.accuracy, "max": evaluation.accuracy},
-            loss={"mean": evaluation.loss, "min": evaluation.loss, "max": evaluation.loss},
-            metrics={} if evaluation.auc is None else {"auc": evaluation.auc},
-            attack_rate=evaluation.attack_rate,
+            **final_figures([(evaluation.accuracy, evaluation.loss, evaluation.auc, evaluation.attack_rate)]),
             bytes_sent=self._transport.bytes_sent,
             model_hash=digest,
             seconds=seconds,

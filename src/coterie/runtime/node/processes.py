@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import signal
-import statistics
 import subprocess
 import threading
 import time
@@ -20,12 +19,13 @@ from typing import Any
 from coterie.data import Dataset
 from coterie.errors import NodeError, RunError
 from coterie.identity import PeerId
+from coterie.runtime._result import final_figures
 from coterie.runtime.node.control import call
 from coterie.runtime.node.founding import found_run
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.nursery import ForkedNode, Nursery
 from coterie.runtime.peer_metrics import NewRecords
-from coterie.runtime.results import PeerMetrics, RunDirectory, summary
+from coterie.runtime.results import PeerMetrics, RunDirectory
 from coterie.runtime.work.placement import place
 from coterie.runtime.work.runner import build_module
 from coterie.spec import Spec
@@ -158,13 +158,10 @@ class Processes:
         for node in honest:
             digest.update((node.home.path / "final.f32").read_bytes())
         sent = [RunDirectory(node.home.path).result for node in self.nodes]
-        rates = [one.attack_rate for one in found if one.attack_rate is not None]
-        areas = [one.metrics["auc"] for one in found if "auc" in one.metrics]
         return {
-            "accuracy": summary([one.accuracy["mean"] for one in found]),
-            "loss": summary([one.loss["mean"] for one in found]),
-            "metrics": {"auc": statistics.fmean(areas)} if areas else {},
-            "attack_rate": statistics.fmean(rates) if rates else None,
+            **final_figures(
+                [(one.accuracy["mean"], one.loss["mean"], one.metrics.get("auc"), one.attack_rate) for one in found]
+            ),
             "bytes_sent": sum(one.bytes_sent or 0 for one in sent),
             "model_hash": digest.hexdigest(),
         }

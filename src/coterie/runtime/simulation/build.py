@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +11,8 @@ from typing import Any, TypeAlias
 from coterie import data
 from coterie.layout import Layout
 from coterie.protocols import PeerId
-from coterie.runtime.results import PeerMetrics, summary
+from coterie.runtime._result import final_figures
+from coterie.runtime.results import PeerMetrics
 from coterie.runtime.simulation.federation import Federation
 from coterie.runtime.work.descriptions import Setup
 from coterie.runtime.work.learner import Workplace
@@ -94,13 +94,8 @@ class Simulation:
         digest = hashlib.sha256()
         for member in honest:
             digest.update(self._arena[member.learner.block].numpy().astype("<f4", copy=False).data)
-        rates = [evaluation.attack_rate for evaluation in evaluations if evaluation.attack_rate is not None]
-        areas = [evaluation.auc for evaluation in evaluations if evaluation.auc is not None]
         return {
-            "accuracy": summary([evaluation.accuracy for evaluation in evaluations]),
-            "loss": summary([evaluation.loss for evaluation in evaluations]),
-            "metrics": {"auc": statistics.fmean(areas)} if areas else {},
-            "attack_rate": statistics.fmean(rates) if rates else None,
+            **final_figures([(one.accuracy, one.loss, one.auc, one.attack_rate) for one in evaluations]),
             "virtual_seconds": self.federation.now,
             "bytes_sent": sum(self.federation.network.bytes_sent.values()),
             "model_hash": digest.hexdigest(),
