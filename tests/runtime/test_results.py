@@ -13,7 +13,7 @@ from safetensors import safe_open
 from coterie.errors import DataError, OutputError, TrainingDiverged
 from coterie.runtime._result import summary
 from coterie.runtime.progress import Quiet, RichProgress, duration, size
-from coterie.runtime.results import PeerMetrics, Result, RunDirectory, combine
+from coterie.runtime.results import PeerMetrics, Result, RunDirectory
 
 # The template of DESIGN.md, "Commands", with its types.
 NUMBER = (int, float)
@@ -88,7 +88,7 @@ def test_a_failure_that_is_not_one_of_ours():
 
 def test_several_seeds_are_means_and_deviations():
     values = [0.9, 0.8, 0.94]
-    record = combine([result(seed, value) for seed, value in enumerate(values, 1)], "runs/digits")
+    record = Result.of_seeds([result(seed, value) for seed, value in enumerate(values, 1)], "runs/digits").to_json()
     assert set(record) == (set(TEMPLATE) - {"seed"}) | {"seeds", "runs"}
     assert record["seeds"] == [1, 2, 3]
     assert record["runs"] == ["runs/digits/seed-1", "runs/digits/seed-2", "runs/digits/seed-3"]
@@ -105,12 +105,12 @@ def test_several_seeds_are_means_and_deviations():
 
 def test_one_failed_seed_fails_all_but_keeps_the_figures_of_the_others():
     failed = Result.failure(TrainingDiverged("it diverged"), seed=2, run="b")
-    record = combine([result(1), failed])
+    record = Result.of_seeds([result(1), failed]).to_json()
     assert record["status"] == "failed"
     assert record["error"]["what"] == "it diverged"
     assert record["accuracy"]["mean"] == {"mean": 0.9, "std": 0.0}
     assert record["seeds"] == [1, 2]
-    everything = combine([failed, failed])
+    everything = Result.of_seeds([failed, failed]).to_json()
     assert everything["accuracy"]["mean"] == {"mean": None, "std": None}
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from coterie.errors import DataError, OutputError
 from coterie.files import locked, write_file
-from coterie.runtime._result import SCHEMA, Result, combine
+from coterie.runtime._result import SCHEMA, Result
 from coterie.runtime.peer_metrics import PeerMetrics, line_of, parse_records
 from coterie.runtime.run_files import first_free, json_text, reading, spec_text, writing
 
@@ -31,7 +31,6 @@ __all__ = [
     "PeerMetrics",
     "Result",
     "RunDirectory",
-    "combine",
     "json_text",
     "spec_text",
 ]
