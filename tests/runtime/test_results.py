@@ -11,9 +11,8 @@ import torch
 from safetensors import safe_open
 
 from coterie.errors import DataError, OutputError, TrainingDiverged
-from coterie.runtime._result import summary
 from coterie.runtime.progress import Quiet, RichProgress, duration, size
-from coterie.runtime.results import PeerMetrics, Result, RunDirectory
+from coterie.runtime.results import PeerMetrics, Result, RunDirectory, summary
 
 # The template of DESIGN.md, "Commands", with its types.
 NUMBER = (int, float)

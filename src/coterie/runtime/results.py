@@ -18,7 +18,7 @@ import msgspec
 
 from coterie.errors import DataError, OutputError
 from coterie.files import locked, write_file
-from coterie.runtime._result import SCHEMA, Result
+from coterie.runtime._result import SCHEMA, Result, summary
 from coterie.runtime.peer_metrics import PeerMetrics, line_of, parse_records
 from coterie.runtime.run_files import first_free, json_text, reading, spec_text, writing
 
@@ -33,6 +33,7 @@ __all__ = [
     "RunDirectory",
     "json_text",
     "spec_text",
+    "summary",
 ]
 
 _T = TypeVar("_T")

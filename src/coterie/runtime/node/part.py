@@ -17,8 +17,9 @@ from typing import Any
 from coterie import data
 from coterie.adversary import attackers as attackers_of
 from coterie.errors import NodeError
-from coterie.files import write_file
+from coterie.files import write_pieces
 from coterie.identity import PeerId
+from coterie.layout import element_bytes
 from coterie.network.grpc.transport import GrpcTransport
 from coterie.protocols import Peer, Topology
 from coterie.protocols.consensus import ChainTerms, PeerChain
@@ -239,7 +240,7 @@ class Part:
         )
         shape, classes = ",".join(map(str, site.dataset.shape)), str(site.dataset.classes)
         directory.write_model("final", state, {"shape": shape, "classes": classes})
-        write_file(self._home.path / "final.f32", site.vector.numpy().astype("<f4", copy=False).tobytes())
+        write_pieces(self._home.path / "final.f32", [element_bytes(site.vector)])
         directory.write_result(result)
 
 

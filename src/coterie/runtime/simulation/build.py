@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from coterie import data
-from coterie.layout import Layout
+from coterie.layout import Layout, element_bytes
 from coterie.protocols import PeerId
 from coterie.runtime._result import final_figures
 from coterie.runtime.results import PeerMetrics
@@ -93,7 +93,7 @@ class Simulation:
         )
         digest = hashlib.sha256()
         for member in honest:
-            digest.update(self._arena[member.learner.block].numpy().astype("<f4", copy=False).data)
+            digest.update(element_bytes(self._arena[member.learner.block]))
         return {
             **final_figures([(one.accuracy, one.loss, one.auc, one.attack_rate) for one in evaluations]),
             "virtual_seconds": self.federation.now,
@@ -104,14 +104,10 @@ class Simulation:
     def models(self, most: int) -> dict[PeerId, dict[str, Any]]:
         """State dicts of the honest peers' final models, of the first ``most`` of them."""
         honest = [member for member in self.federation.members if not member.attacker]
-        found = {}
-        for member in honest[:most]:
-            learner = self.runner.learner
-            learner.bind(self._arena[member.learner.block])
-            learner.bound.restore_local(member.learner.local)
-            state = learner.bound.module.state_dict()
-            found[member.id] = {name: tensor.detach().clone() for name, tensor in state.items()}
-        return found
+        return {
+            member.id: self.runner.state_dict(self._arena[member.learner.block], member.learner.local)
+            for member in honest[:most]
+        }
 
 
 def _samples_a_round(spec: Spec, train: Sequence[Indices]) -> float:
