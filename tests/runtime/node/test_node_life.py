@@ -14,6 +14,7 @@ import torch
 from small_federation import simulate, small
 
 from coterie import data
+from coterie.errors import PluginError
 from coterie.ledger import NullLedger
 from coterie.network import Frame
 from coterie.network.codec import Codec
@@ -130,3 +131,9 @@ def test_a_record_that_the_ledger_lost_in_a_crash_is_made_again(tmp_path: Path, 
     del ledgers[0].records[-1]
     real(spec, tmp_path, closing, ledgers, returned=True)
     assert [ledger.records for ledger in ledgers] == whole
+
+
+def test_a_protocol_that_is_no_coroutine_is_named(tmp_path: Path, closing: ExitStack) -> None:
+    (tmp_path / "mine.py").write_text("def mine(peer, rounds):\n    pass\n")
+    with pytest.raises(PluginError, match="is no coroutine"):
+        real(small(federation__protocol=f"{tmp_path / 'mine.py'}:mine"), tmp_path, closing)

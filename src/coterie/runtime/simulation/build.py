@@ -45,10 +45,11 @@ class Simulation:
         try:
             setup = share(spec, parts, self._memory)
             self.runner = Runner(spec, setup)
-            self._arena = Arena(self._memory, self.layout.size, len(parts.ids))
-            self.runner.vectors = self._arena
-            initial = self._arena.take()
-            self._arena[initial].copy_(self.runner.learner.vector)
+            self.arena = Arena(self._memory, self.layout.size, len(parts.ids))
+            """The memory that holds all vectors."""
+            self.runner.vectors = self.arena
+            initial = self.arena.take()
+            self.arena[initial].copy_(self.runner.learner.vector)
             work = self.layout.size * len(parts.ids) * spec.federation.rounds * _samples_a_round(spec, parts.train)
             setup = replace(setup, layout_hash=self.layout.hash)
             self._executor = choose_executor(setup, self.runner, work)
@@ -58,7 +59,7 @@ class Simulation:
         self.federation = Federation(
             spec=spec,
             executor=self._executor,
-            place=Workplace(spec, self.layout, self._arena, initial),
+            place=Workplace(spec, self.layout, self.arena, initial),
             topology=parts.topology,
             ids=parts.ids,
             numbers=parts.numbers,
@@ -68,11 +69,6 @@ class Simulation:
             on_round=on_round,
             stop=stop or threading.Event(),
         )
-
-    @property
-    def arena(self) -> Arena:
-        """The memory that holds all vectors."""
-        return self._arena
 
     @property
     def layout(self) -> Layout:
@@ -93,7 +89,7 @@ class Simulation:
         )
         digest = hashlib.sha256()
         for member in honest:
-            digest.update(element_bytes(self._arena[member.learner.block]))
+            digest.update(element_bytes(self.arena[member.learner.block]))
         return {
             **final_figures([(one.accuracy, one.loss, one.auc, one.attack_rate) for one in evaluations]),
             "virtual_seconds": self.federation.now,
@@ -105,7 +101,7 @@ class Simulation:
         """State dicts of the honest peers' final models, of the first ``most`` of them."""
         honest = [member for member in self.federation.members if not member.attacker]
         return {
-            member.id: self.runner.state_dict(self._arena[member.learner.block], member.learner.local)
+            member.id: self.runner.state_dict(self.arena[member.learner.block], member.learner.local)
             for member in honest[:most]
         }
 
