@@ -96,10 +96,10 @@ class Charter:
         """Whether this peer is in, now."""
         return peer in self.membership.members
 
-    def members(self, version: int) -> Members:
+    def members(self) -> Members:
         """Who may connect."""
         certificates = [held for member in self.membership.members.values() for held in member.certificates]
-        return Members.of(self.store.genesis, certificates, version, self.membership.left)
+        return Members.of(self.store.genesis, certificates, self.membership.left)
 
     def _keep(self, record: Record) -> None:
         self.store.put_record(record)

@@ -132,7 +132,6 @@ class Node:
         """Conversations beside the node's own, by the line of their codec."""
         self.layouts: dict[str, int] = {}
         """Of snapshots that are let in: float32 elements at most, by the layout's hash."""
-        self._version = 0
         self.refusals = Refusals()
         self.dropped = Counter[PeerId]()
         """Frames that the transport refused, by sender."""
@@ -174,7 +173,7 @@ class Node:
         self.transport = GrpcTransport(
             identity,
             transport_key,
-            self.charter.members(self._version),
+            self.charter.members(),
             self._receive,
             limits,
             listen=self.table.listen,
@@ -274,10 +273,9 @@ class Node:
 
     def _on_membership(self) -> None:
         """Somebody came, went, or has a new certificate."""
-        self._version += 1
         before, self._known = self._known, self.charter.membership
         tell_of_changes(before, self._known)
-        self.transport.set_members(self.charter.members(self._version))
+        self.transport.set_members(self.charter.members())
         self.contacts.members_changed()
         self.part.members_changed()
 
