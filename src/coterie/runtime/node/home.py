@@ -155,8 +155,8 @@ class Home:
             return None
 
     def save_spec(self, text: str, signature: bytes) -> None:
-        (self.path / "spec.toml").write_text(text)
-        (self.path / "spec.sig").write_bytes(signature)
+        write_file(self.path / "spec.sig", signature)
+        write_file(self.path / "spec.toml", text.encode())
 
     @property
     def spec(self) -> Spec:
@@ -194,7 +194,7 @@ class Home:
 
     def save(self, table: NodeTable) -> None:
         values: dict[str, Any] = {k: v for k, v in table.model_dump().items() if v is not None}
-        (self.path / "node.toml").write_text(tomli_w.dumps(values))
+        write_file(self.path / "node.toml", tomli_w.dumps(values).encode())
 
     @property
     def socket(self) -> Path:
