@@ -137,7 +137,7 @@ def load(directory: str | Path, peer: str | None = None) -> nn.Module:
     Raises DataError for a directory or a peer that is not there, and for a damaged file.
     """
     found = RunDirectory.open(Path(directory))
-    files = {path.stem: path for path in sorted((found.path / "models").glob("*.safetensors"))}
+    files = found.models
     if not files:
         raise DataError("the run has no models", where=str(found.path), remedy="Name the directory of one run.")
     name = peer or next(iter(files))
