@@ -146,7 +146,10 @@ class Node:
             if self.charter.store.damage is not None:
                 _log.warning("%s", self.charter.store.damage)
             async with contextlib.AsyncExitStack() as ending:
-                await self._serve(closing, ending)
+                chains = await self._meet_others(closing, ending)
+                await self._let_in(closing, ending)
+                self._say_where()
+                await self._work(chains)
             _log.info("stopped")
 
     def _require_in(self) -> None:
@@ -163,16 +166,16 @@ class Node:
         """End soon and well."""
         self._stop.set()
 
-    async def _serve(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> None:
-        identity, transport_key = self.identity, self.home.transport
+    async def _meet_others(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> Chains:
+        """Open the transport, and make whoever talks over it; the chains that are kept with the others."""
+        identity, self.transport_key = self.identity, self.home.transport
         if layout := self.charter.genesis.layout:
             self.layouts[layout.hex()] = _MOST_ELEMENTS
-        self.transport_key = transport_key
         self.metrics_port = MetricsPort(self, self.table.metrics) if self.table.metrics is not None else None
         limits = Limits(snapshot_elements=self.layouts)
         self.transport = GrpcTransport(
             identity,
-            transport_key,
+            self.transport_key,
             self.charter.members(),
             self._receive,
             limits,
@@ -196,12 +199,16 @@ class Node:
         ending.push_async_callback(self.transport.close)
         await self.transport.start()
         self.contacts = Contacts(self.home, self.table, identity, self.charter, self.peer, self.transport)
+        return chains
+
+    async def _let_in(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> None:
+        """Open the ports for newcomers and for Prometheus, and the owner's socket."""
         memory = SharedMemory()
         closing.callback(memory.close)
         clear_leftovers(self.home.path / "state")
         self.issues = Issues(FileStore(self.home.path / "state", Arena(memory, 1, 1), ""), now_ms)
-        self.host = Host(identity, self.charter.book, self.issues, now_ms, self._brief)
-        self.join_port = await self._open_join_port(transport_key)
+        self.host = Host(self.identity, self.charter.book, self.issues, now_ms, self._brief)
+        self.join_port = await self._open_join_port()
         if self.join_port is not None:
             ending.push_async_callback(self.join_port.close)
         if self.metrics_port is not None:
@@ -210,12 +217,17 @@ class Node:
         control = ControlServer(self.home.socket, Commands(self).all)
         ending.push_async_callback(control.close)
         await control.start()
-        name = short_name(identity.id)
-        _log.info("%s (%s) listens at port %s", name, identity.id, self.transport.port or "none: it dials out only")
+
+    def _say_where(self) -> None:
+        name, own = short_name(self.identity.id), self.identity.id
+        _log.info("%s (%s) listens at port %s", name, own, self.transport.port or "none: it dials out only")
         if self.join_port is not None:
             _log.info("newcomers may knock at port %s", self.join_port.port)
         if self.table.listen is None and not self.contacts.knows_anybody:
             _log.warning("it only dials out, and knows no member's address: set contacts in node.toml")
+
+    async def _work(self, chains: Chains) -> None:
+        """All parts at once, until the node is stopped."""
         tasks = [
             asyncio.create_task(work, name=title)
             for title, work in (
@@ -279,10 +291,10 @@ class Node:
         self.contacts.members_changed()
         self.part.members_changed()
 
-    async def _open_join_port(self, transport_key: TransportKey) -> JoinPort | None:
+    async def _open_join_port(self) -> JoinPort | None:
         if self.table.join is None:
             return None
-        port = JoinPort(transport_key, self.host.answer, self.table.join)
+        port = JoinPort(self.transport_key, self.host.answer, self.table.join)
         await port.start()
         return port
 
