@@ -141,7 +141,7 @@ def _spec(paper: Paper, row: Row, ours: bool, quick: bool, seeds: Sequence[int] 
 
 def _measure(spec: Spec, out: Path, dataset: Dataset, data_dir: Path | None, progress: Progress) -> Measured:
     started = time.monotonic()
-    result = run(spec, seeds=spec.seeds, out=out, data_dir=data_dir, progress=progress)
+    result = run(spec, out=out, data_dir=data_dir, progress=progress)
     several = len(spec.seeds) > 1
     return Measured(
         mean=result.accuracy["mean"],
@@ -149,9 +149,7 @@ def _measure(spec: Spec, out: Path, dataset: Dataset, data_dir: Path | None, pro
         worst=result.accuracy["min"],
         rule=spec.aggregation.rule,
         seeds=spec.seeds,
-        samples=round(
-            statistics.fmean(_samples(spec.with_values({"federation.seed": seed}), dataset) for seed in spec.seeds)
-        ),
+        samples=round(statistics.fmean(_samples(one, dataset) for one in spec.each_seed())),
         bytes_sent=result.bytes_sent / spec.federation.peers,
         seconds=time.monotonic() - started,
         run=str(out),

@@ -86,17 +86,14 @@ def run(
         raise SpecError(f"nothing runs on {on!r}", where="on", remedy=near_miss(on, PLACES))
     if on == "processes":
         extra.require("grpc", "on processes")
-    checked = specs.load(spec, sets)
-    wanted = checked.seeds if seeds is None else seeds
-    chosen = [checked.with_values({"federation.seed": seed}) for seed in wanted]
-    if not chosen or len({one.seed for one in chosen}) < len(chosen):
-        raise SpecError("seeds must be one or more different numbers", where="seeds", remedy="Name each seed once.")
+    checked = specs.load(spec, sets, seeds)
+    chosen = checked.each_seed()
     trackers = require(track)
     directory = RunDirectory.create(out, chosen[0].federation.name)
     origin = Origin(str(checked.base.resolve()), None if data_dir is None else str(data_dir.resolve()), trackers)
     with directory.locked(), shown(progress) as told:
         try:
-            directory.write_spec(chosen[0].resolved(), [one.seed for one in chosen])
+            directory.write_spec(chosen[0].resolved(), checked.seeds)
             return _interruptible(lambda stop: _run_all(chosen, directory, origin, on, workers, told, stop))
         except CoterieError as error:
             if error.exit_status == _MISTAKE and not directory.measured:
@@ -126,8 +123,7 @@ def resume(
     with found.locked(), shown(progress) as told:
         origin = found.origin
         origin = replace(origin, track=require((*origin.track, *track)))
-        checked = specs.check(found.spec, Path(origin.base))
-        chosen = [checked.with_values({"federation.seed": seed}) for seed in checked.seeds]
+        chosen = specs.check(found.spec, Path(origin.base)).each_seed()
         return _interruptible(lambda stop: _run_all(chosen, found, origin, "sim", workers, told, stop))
 
 
