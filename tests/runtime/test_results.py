@@ -125,7 +125,7 @@ def test_a_run_directory_keeps_what_was_written(tmp_path):
     for record in records:
         run.metrics(record)
     run.write_topology([(0, 1), (1, 2)])
-    run.write_model("consensus", {"w": torch.arange(6.0).reshape(2, 3).t()}, {"layout": "abc"})
+    run.write_model("consensus", {"w": torch.arange(6.0).reshape(2, 3).t()}, (1, 8, 8), 10)
     run.write_result(result())
 
     read = RunDirectory.open(tmp_path / "a" / "b")
@@ -134,7 +134,7 @@ def test_a_run_directory_keeps_what_was_written(tmp_path):
     assert read.topology == [(0, 1), (1, 2)]
     assert read.result == result()
     with safe_open(read.models["consensus"], "pt") as file:
-        assert file.metadata() == {"layout": "abc"}
+        assert file.metadata() == {"shape": "1,8,8", "classes": "10"}
         assert torch.equal(file.get_tensor("w"), torch.arange(6.0).reshape(2, 3).t())
     assert not [path for path in read.path.rglob("*") if path.name.startswith(".")], "temporary files are gone"
 
@@ -172,7 +172,7 @@ def test_a_name_cannot_leave_the_directory(tmp_path, monkeypatch, name):
         RunDirectory.create(None, name)
     run = directory(tmp_path / "run")
     with pytest.raises(OutputError):
-        run.write_model(name, {"w": torch.zeros(1)}, {})
+        run.write_model(name, {"w": torch.zeros(1)}, (1,), 2)
 
 
 def test_nothing_is_overwritten(tmp_path):

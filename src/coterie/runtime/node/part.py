@@ -238,8 +238,7 @@ class Part:
             model_hash=digest,
             seconds=seconds,
         )
-        shape, classes = ",".join(map(str, site.dataset.shape)), str(site.dataset.classes)
-        directory.write_model("final", state, {"shape": shape, "classes": classes})
+        directory.write_model("final", state, site.dataset.shape, site.dataset.classes)
         write_pieces(self._home.path / "final.f32", [element_bytes(site.vector)])
         directory.write_result(result)
 

@@ -116,11 +116,6 @@ class Processes:
         self._names = {node.peer: node.name for node in self.nodes}
         self._seen: dict[int, list[PeerMetrics]] = {}
 
-    @property
-    def count(self) -> int:
-        """How many nodes there are."""
-        return len(self.nodes)
-
     def run(self) -> None:
         """To the end of the last node's protocol. Raises RunError where a node fails or ends again and again."""
         try:
