@@ -250,6 +250,10 @@ class Spec:
         table = self.training
         return None if table.local_epochs is not None else table.local_steps or 10
 
+    def evaluates(self, round: int) -> bool:
+        """Whether the models are looked at after this round, counted from 0: every so many, and the last."""
+        return (round + 1) % self.evaluation.every == 0 or round + 1 >= self.federation.rounds
+
     def resolved(self) -> dict[str, dict[str, Any]]:
         """All tables with defaults and component settings filled in: what ``spec.toml`` in a run directory holds."""
         tables: dict[str, dict[str, Any]] = {}

@@ -13,9 +13,8 @@ from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.control import call
 from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.progress import size
-from coterie.runtime.work.runner import build_module
+from coterie.runtime.work.runner import layout_for
 from coterie.spec import Spec
-from coterie.training.vector import VectorModule
 
 
 def disclosure(path: Path) -> Iterator[str]:
@@ -26,9 +25,9 @@ def disclosure(path: Path) -> Iterator[str]:
     if spec.is_for_scripts:
         yield from _of_scripts(spec, table, others)
         return
-    source = spec if table.dataset is None else spec.with_values({"data.dataset": table.dataset})
+    source = table.with_own_data(spec)
     dataset = data.load(source.dataset, None)
-    layout = VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
+    layout = layout_for(spec, dataset)
     yield f"federation   {spec.federation.name} ({table.federation[:16]}), protocol {spec.federation.protocol}"
     yield f"data         {source.data.dataset}: read on this machine, and never sent"
     yield (

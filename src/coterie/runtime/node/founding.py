@@ -34,9 +34,8 @@ from coterie.runtime.node.charter import Charter, begin_ledger, now_ms
 from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.node.messages import signed_spec
 from coterie.runtime.results import spec_text
-from coterie.runtime.work.runner import build_module
+from coterie.runtime.work.runner import layout_for
 from coterie.spec import Spec
-from coterie.training.vector import VectorModule
 
 _SCRIPT = {"dataset": "script", "partition": "iid"}
 _JOIN_SECONDS = 30.0
@@ -105,11 +104,11 @@ def found_with_data(
 ) -> Home:
     """``found_federation`` for any spec; the data here say what the model's layout is. Also raises DataError."""
     base = str(Path(spec.base).resolve())
-    source = spec if table.dataset is None else spec.with_values({"data.dataset": table.dataset})
+    source = table.with_own_data(spec)
     layout = None
     if not source.is_for_scripts:
         dataset = data.load(source.dataset, None)
-        layout = VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
+        layout = layout_for(spec, dataset)
     table = table.model_copy(update={"base": base})
     return found_federation(path, spec, layout, table, name=name, policy=policy, identity=identity)
 

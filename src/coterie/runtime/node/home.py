@@ -91,6 +91,10 @@ class NodeTable(BaseModel):
     part: int | None = Field(default=None, ge=0)
     """Which part of the spec's data set, from 0; by default the peer's number among the members."""
 
+    def with_own_data(self, spec: Spec) -> Spec:
+        """The spec with this site's own data set, where it has one."""
+        return spec if self.dataset is None else spec.with_values({"data.dataset": self.dataset})
+
 
 class Home:
     """The files of one node."""
