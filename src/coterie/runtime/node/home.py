@@ -150,13 +150,13 @@ class Home:
     def spec_text(self) -> tuple[str, bytes] | None:
         """The spec as TOML, and the founder's signature; None for a newcomer that has not got it yet."""
         try:
-            return (self.path / "spec.toml").read_text(), (self.path / "spec.sig").read_bytes()
+            return (self.path / "spec.toml").read_text("utf-8"), (self.path / "spec.sig").read_bytes()
         except FileNotFoundError:
             return None
 
     def save_spec(self, text: str, signature: bytes) -> None:
-        (self.path / "spec.toml").write_text(text)
-        (self.path / "spec.sig").write_bytes(signature)
+        write_file(self.path / "spec.toml", text.encode())
+        write_file(self.path / "spec.sig", signature)
 
     @property
     def spec(self) -> Spec:
@@ -194,7 +194,7 @@ class Home:
 
     def save(self, table: NodeTable) -> None:
         values: dict[str, Any] = {k: v for k, v in table.model_dump().items() if v is not None}
-        (self.path / "node.toml").write_text(tomli_w.dumps(values))
+        write_file(self.path / "node.toml", tomli_w.dumps(values).encode())
 
     @property
     def socket(self) -> Path:
