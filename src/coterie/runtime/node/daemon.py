@@ -352,7 +352,8 @@ async def _run(home: Home, metrics: str | None) -> None:
     node, loop = Node(home), asyncio.get_running_loop()
     if metrics is not None:
         node.table = node.table.model_copy(update={"metrics": metrics})
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    ended_by = (signal.SIGTERM, signal.SIGINT)
+    numbers = [number for number in ended_by if signal.getsignal(number) != signal.SIG_IGN]  # as behind nohup or &
     for number in numbers:
         loop.add_signal_handler(number, node.stop)
     try:
