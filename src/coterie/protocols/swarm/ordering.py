@@ -56,9 +56,7 @@ class Ordering:
         try:
             found = rules.read_block(records, training.genesis)
             rules.require_changes(records, training.ledger.chain.state, self._is_admitted)
-            if found is None:
-                return not block.closes
-            if not block.closes or view.ancestors:
+            if found is None or not block.closes or view.ancestors:
                 return False
             self.require(found)
         except LedgerError as error:
