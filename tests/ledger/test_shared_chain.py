@@ -161,6 +161,12 @@ def test_a_tail_follows_the_closing_block_that_it_names(what):
     refused(writer.chain, [first], finality, "not follow the block that closed")
 
 
+def test_a_block_that_says_it_follows_a_closing_one_is_in_no_chain():
+    writer = Writer(charter().checkpoint)
+    block = writer.block(closed=bytes(32))
+    refused(writer.chain, [block], writer.finality(block), "follows the block that closed")
+
+
 def test_a_block_that_follows_the_closing_one_is_empty():
     for changed in ({"records": [note(1).encode()]}, {"closes": True}, {"closed": bytes(31)}):
         writer = Writer(charter().checkpoint)
