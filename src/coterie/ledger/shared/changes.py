@@ -39,7 +39,6 @@ from coterie.ledger.shared.votes import Epoch
 
 MOST_OLD_KEYS = 2
 """Of one seat, locked at a time: so nobody can fill the room for locked keys, and keep others from joining."""
-LEAVE = "voter leave"
 _CONSENT = "voter consent"
 
 
@@ -107,7 +106,7 @@ Saying: TypeAlias = Join | Leave | NewKey | Removal | Accusation
 KINDS: Kinds[Content] = Kinds(
     {
         "voter join": Join,
-        LEAVE: Leave,
+        "voter leave": Leave,
         "voter key": NewKey,
         "voter removal": Removal,
         "evidence": Accusation,

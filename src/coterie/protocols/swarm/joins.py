@@ -8,9 +8,10 @@ later takes part at once, and votes again when its key is free: ``LASTS`` merges
 leave could be used.
 
 Threat model. With two thirds, liars must be below a third of those who stay: when honest sites leave, that is fewer. A
-leader that lies may propose a leave whose author is back before anybody has recorded it. Nobody votes for that while it
-hears the author; nor once the author has checked in for a later merge than the one that it left before, by the chain
-alone, so that an audit finds it too. Before that check-in, those who do not hear the author take it for gone.
+leader that lies may record a leave, which nobody has recorded, of a site that is back; not once a check-in of that site
+for a later merge than the next when it left has been merged. That is seen from the chain alone, by voters and audits.
+Whom a voter hears decides nothing: a member could tell leaders that it leaves and all others that it stays, and no
+merge would get their votes. A leave of an earlier membership is out of date before its author's key is free.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from coterie.identity import PeerId as Key
 from coterie.layout import Snapshot
 from coterie.ledger.records import Record
 from coterie.ledger.shared import Removal, SharedBlock
-from coterie.ledger.shared.changes import LEAVE
 from coterie.ledger.shared.changes import record as change_record
 from coterie.protocols.consensus import Payload, View
 from coterie.protocols.swarm import state as rules
@@ -65,8 +64,7 @@ class Ordering:
             proposer = training.peer_of(block.proposer) or block.proposer
             training.peer.metrics.dropped(proposer, error)
             return False
-        leaving = [record.author for record in records if record.kind == LEAVE]
-        while any(training.hears(key) for key in leaving) or not await self.hold(found):
+        while not await self.hold(found):
             await training.bell.wait(_AGAIN)
         return True
 

@@ -129,10 +129,6 @@ class Training:
         """Whether it can be reached."""
         return key == self.key or self.roll.is_there(key, self.peer.clock.time())
 
-    def hears(self, key: Key) -> bool:
-        """Whether it has been heard not long ago, and has not left; one not heard yet is not."""
-        return self.there(key) and (key == self.key or key in self.roll.heard)
-
     def lacks_the_end(self, key: Key) -> bool:
         """Whether it has not shown yet that it has the final model, and has not left."""
         return self.roll.lacks(key, self.state.epoch, self.state.merged)
