@@ -3,9 +3,9 @@
 A consent travels with a member's beats, a leave with its last one. Both hold from two epochs after the one in which
 they are recorded. A leave forks nothing, whatever the quorum: epochs follow each other only by the votes of those who
 vote in them. It never makes it harder to decide for those who stay, as a majority of fewer is not more. It is not
-recorded where the voters would become fewer than the rule needs, nor once the member is back. One that comes back
-later takes part at once, and votes again when its key is free: ``LASTS`` merges later, as long as an old consent or
-leave could be used.
+recorded where the voters would become fewer than the rule needs, nor by an honest leader once the member is back. One
+that comes back later takes part at once, and votes again when its key is free: ``LASTS`` merges later, as long as an
+old consent or leave could be used.
 
 Threat model. With two thirds, liars must be below a third of those who stay: when honest sites leave, that is fewer. A
 leader that lies may record a leave, which nobody has recorded, of a site that is back; not once a check-in of that site
