@@ -107,7 +107,8 @@ def rounds(discovery, count=1):
 def test_contacts_and_the_book_are_offered():
     found, book = [], AddressBook()
     book.announced(announcement(1, 7), NOW)
-    discovery = make(found=found, book=book, contacts=[(at(1), None), (at(2), BERT), (at(3), ME)])
+    book.configure(BERT, at(2), NOW)
+    discovery = make(found=found, book=book, contacts=[at(1)])
     rounds(discovery, 3)
     assert sorted(found, key=str) == sorted([(at(1), None), (at(2), BERT), (at(7), ANNA)], key=str)
 
@@ -146,7 +147,9 @@ def test_our_own_addresses_are_not_offered():
 
 
 def test_another_than_was_expected():
-    discovery = make(contacts=[(at(1), ANNA)])
+    book = AddressBook()
+    book.configure(ANNA, at(1), NOW)
+    discovery = make(book=book)
     discovery.dialled(at(1), ANNA, BERT)
     assert discovery.book.entries[ANNA][at(1)].failures == 1
     assert discovery.book.entries[BERT][at(1)].worked == NOW
@@ -332,7 +335,7 @@ def test_a_peer_that_moved_is_found_in_the_table():
 
 def test_run_opens_and_closes_the_table_and_saves_the_book(tmp_path):
     table, path = Table(), tmp_path / "book.json"
-    discovery = make(dht=table, contacts=[(at(1), ANNA)], book_path=path)
+    discovery = make(dht=table, contacts=[at(1)], book_path=path)
 
     async def main():
         task = asyncio.create_task(discovery.run())

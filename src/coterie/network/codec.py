@@ -13,7 +13,6 @@ is not in the frame: the transport knows it.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterable, Iterator
 from functools import reduce
@@ -21,11 +20,10 @@ from operator import or_
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 import torch
 
 from coterie.errors import MessageError
-from coterie.layout import Snapshot
+from coterie.layout import Snapshot, digest_of, element_bytes
 from coterie.network.messages import Message, known_types, message_types
 
 WIRE_VERSION = 1
@@ -75,7 +73,7 @@ class MemorySnapshot(Snapshot):
 
     def digest(self) -> bytes:
         if self._digest is None:
-            self._digest = hashlib.sha256(element_bytes(self._elements)).digest()
+            self._digest = digest_of(self._elements)
         return self._digest
 
 
@@ -251,8 +249,3 @@ def _read_elements(rest: memoryview, size: int) -> tuple[torch.Tensor, memoryvie
 
 def _wire_bytes(size: int) -> int:
     return 4 * size + LENGTH.size * -(-4 * size // CHUNK_BYTES)
-
-
-def element_bytes(elements: torch.Tensor) -> memoryview:
-    """The little-endian bytes of float32 ``elements``; not copied where they are contiguous."""
-    return np.ascontiguousarray(elements.numpy(), dtype="<f4").reshape(-1).view(np.uint8).data

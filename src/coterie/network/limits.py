@@ -108,12 +108,6 @@ class TokenBucket:
         self._tokens -= amount
         return max(0.0, -self._tokens / self._rate)
 
-    @property
-    def full(self) -> bool:
-        """Whether nothing was taken for long."""
-        self._fill()
-        return self._tokens >= self._most
-
     def _fill(self) -> None:
         now = self._clock()
         self._tokens = min(self._most, self._tokens + (now - self._seen) * self._rate)

@@ -92,26 +92,24 @@ class Learner:
         """Go on in another vector of the same layout."""
         self.bound.bind(vector)
 
-    def batches(self, samples: int, steps: int | None, seed: int) -> Iterator[torch.Tensor]:
+    def batches(self, samples: int, steps: int | None, seed: int) -> Sequence[torch.Tensor]:
         """Minibatches of positions 0..samples-1, int64: ``steps`` of them, or one epoch after another if None.
 
         Samples are drawn without replacement, reshuffled for each pass; a pass may end within a batch. Of ``seed``,
         torch's generator takes the low 32 bits.
         """
-        order, sizes = self.order(samples, steps, seed)
-        yield from order.split(sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-
-    def order(self, samples: int, steps: int | None, seed: int) -> tuple[torch.Tensor, list[int]]:
-        """The positions of all minibatches, one after another, and the sizes of the minibatches."""
         generator = torch.Generator().manual_seed(seed)
         size = min(self._table.batch_size, samples)
         passes = self._table.local_epochs or 1 if steps is None else math.ceil(steps * size / samples)
         drawn = [torch.randperm(samples, generator=generator) for _ in range(passes)]
         order = drawn[0] if passes == 1 else torch.cat(drawn)
         if steps is not None:
-            return order[: steps * size], [size] * steps
-        whole, rest = divmod(samples, size)
-        return order, ([size] * whole + [rest] * (rest > 0)) * passes
+            order, sizes = order[: steps * size], [size] * steps
+        else:
+            whole, rest = divmod(samples, size)
+            sizes = ([size] * whole + [rest] * (rest > 0)) * passes
+        cut: Sequence[torch.Tensor] = order.split(sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return cut
 
     def fit(
         self,
@@ -146,8 +144,7 @@ class Learner:
         bound.load_copies()
         self._fitting = True
         try:
-            order, sizes = self.order(len(indices), steps, seed)
-            batches = order.split(sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            batches = self.batches(len(indices), steps, seed)
             by_hand = None
             if self._engine is not None:
                 plain = optimizers.is_plain(table)

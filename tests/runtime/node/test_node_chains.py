@@ -14,7 +14,7 @@ from coterie.ledger import Equivocation, LedgerStore, NullLedger, PeerLedger, Re
 from coterie.network import Codec, Frame
 from coterie.protocols import Peer
 from coterie.runtime.node.chains import ChainBlocks, ChainHeads, Chains
-from coterie.runtime.node.newcomer import new_peer
+from coterie.runtime.node.newcomer import Refusals, new_peer
 
 GENESIS = Record.make(Identity.from_seed(bytes([9] * 32)), "genesis", {"a": 1}, (), 1)
 
@@ -38,7 +38,7 @@ class Site:
         self.store = LedgerStore(self.path, GENESIS.id)
         self.store.put_record(GENESIS)
         self.own = PeerLedger(self.identity, self.store)
-        self.peer = new_peer(self.identity.id, self, NullLedger())
+        self.peer = new_peer(self.identity.id, self, NullLedger(), Refusals())
         self.chains = Chains(self.peer, self.store, self.own, lambda: self.members)
         self.wire[self.identity.id] = self.peer
 

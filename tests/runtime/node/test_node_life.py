@@ -14,11 +14,12 @@ import torch
 from small_federation import simulate, small
 
 from coterie import data
+from coterie.errors import PluginError
 from coterie.ledger import NullLedger
 from coterie.network import Frame
 from coterie.network.codec import Codec
 from coterie.runtime.node.life import Life
-from coterie.runtime.node.newcomer import new_peer
+from coterie.runtime.node.newcomer import Refusals, new_peer
 from coterie.runtime.node.site import Site, part_of
 from coterie.runtime.results import PeerMetrics
 from coterie.runtime.work.placement import place
@@ -86,7 +87,7 @@ def real(
         for life in lives:
             own = life.ids[life.number]
             ledger = ledgers[life.number] if ledgers else NullLedger()
-            life.enter(new_peer(own, wire.end_of(own), ledger), returned=returned)
+            life.enter(new_peer(own, wire.end_of(own), ledger, Refusals()), returned=returned)
         await asyncio.wait_for(asyncio.gather(*(life.run() for life in lives)), 60)
         return [await life.site.final() for life in lives]
 
@@ -130,3 +131,9 @@ def test_a_record_that_the_ledger_lost_in_a_crash_is_made_again(tmp_path: Path, 
     del ledgers[0].records[-1]
     real(spec, tmp_path, closing, ledgers, returned=True)
     assert [ledger.records for ledger in ledgers] == whole
+
+
+def test_a_protocol_that_is_no_coroutine_is_named(tmp_path: Path, closing: ExitStack) -> None:
+    (tmp_path / "mine.py").write_text("def mine(peer, rounds):\n    pass\n")
+    with pytest.raises(PluginError, match="is no coroutine"):
+        real(small(federation__protocol=f"{tmp_path / 'mine.py'}:mine"), tmp_path, closing)

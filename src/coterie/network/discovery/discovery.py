@@ -66,7 +66,7 @@ class Discovery:
     is_member: whether a peer is a member, now; of others nothing told is kept.
     dht: the node's end of the table, not yet started; None: no table.
     endpoints: where this node can be dialled, the best first; none for a site that only dials out.
-    contacts: what the operator configured: addresses, with the peer that is there where it is known.
+    contacts: addresses that the operator configured, of which nobody knows whose they are.
     wall: seconds since 1970.
     """
 
@@ -80,7 +80,7 @@ class Discovery:
         is_member: Callable[[PeerId], bool],
         dht: Dht | None = None,
         endpoints: Sequence[Address] = (),
-        contacts: Sequence[tuple[Address, PeerId | None]] = (),
+        contacts: Sequence[Address] = (),
         book_path: Path | None = None,
         limits: DiscoveryLimits | None = None,
         wall: Callable[[], float] = time.time,
@@ -101,10 +101,7 @@ class Discovery:
         self._nodes = 0
         self._record_put: Announcement | None = None
         self._news, self._woken = False, asyncio.Event()
-        self._strangers.configure(address for address, peer in contacts if peer is None)
-        for address, peer in contacts:
-            if peer is not None and peer != identity.id:
-                book.configure(peer, address, wall())
+        self._strangers.configure(contacts)
         if dht is not None:
             dht.heard = self._on_heard
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,7 @@ class Commands:
             "metrics_port": node.metrics_port.port if node.metrics_port is not None else None,
             "bytes_sent": node.transport.bytes_sent,
             "bytes_received": node.transport.bytes_received,
-            "refused": dict(node.dropped + Counter(getattr(node.peer.metrics, "refused", {}))),
+            "refused": dict(node.dropped + node.refusals.refused),
             "members": [
                 {
                     "peer": peer,

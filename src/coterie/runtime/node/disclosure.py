@@ -63,8 +63,5 @@ def _members(home: Home) -> dict[PeerId, str]:
         return {member["peer"]: member["name"] for member in call(home.socket, {"command": "status"})["members"]}
     except NodeError:
         pass
-    charter = Charter(home.path, home.table.federation)
-    try:
+    with Charter(home.path, home.table.federation) as charter:
         return {peer: member.name for peer, member in charter.membership.members.items()}
-    finally:
-        charter.close()

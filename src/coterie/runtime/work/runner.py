@@ -6,7 +6,6 @@ worker did it, nor on what that worker did before.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import random
 import sys
@@ -24,6 +23,7 @@ from coterie import spec as specs
 from coterie.adversary import craft, targets
 from coterie.aggregation import Context, aggregate, metropolis_weights
 from coterie.errors import CoterieError, LayoutMismatch, PluginError, RunError, SpecError
+from coterie.layout import digest_of
 from coterie.runtime.work.descriptions import (
     AggregateJob,
     AggregateOutcome,
@@ -46,6 +46,7 @@ from coterie.seeds import derive, generator
 from coterie.spec import Choice, Spec
 from coterie.training import Evaluation, FitState, Learner, Tally
 from coterie.training.optimizers import learning_rate, update_velocity
+from coterie.training.vector import LocalState
 
 
 def build_module(spec: Spec, data_shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -149,10 +150,10 @@ class Runner:
             case AttackJob():
                 return self._attack(job)
             case EvaluateJob():
-                self.learner.bind(self.vectors[job.vector])
-                self.learner.bound.restore_local(job.local)
                 self.seed("evaluate", job.peer, job.samples)
-                return self.learner.evaluate(*self.test_set(job.samples), self.tally())
+                return self.learner_in(self.vectors[job.vector], job.local).evaluate(
+                    *self.test_set(job.samples), self.tally()
+                )
             case CopyJob():
                 self.vectors[job.target].copy_(self.vectors[job.source])
                 return None
@@ -163,28 +164,24 @@ class Runner:
                 self._merge(job)
                 return None
             case DigestJob():
-                return hashlib.sha256(self.vectors[job.vector].numpy().astype("<f4", copy=False).data).digest()
+                return digest_of(self.vectors[job.vector])
             case JudgeJob():
                 if not len(self._validation[job.peer]):
                     return None
-                self.learner.bind(self.vectors[job.vector])
-                self.learner.bound.restore_local(job.local)
                 self.seed("judge", job.peer, 0)
-                return self.learner.evaluate(*self.held_out(job.peer))
+                return self.learner_in(self.vectors[job.vector], job.local).evaluate(*self.held_out(job.peer))
 
     def _fit(self, job: FitJob) -> FitOutcome:
-        base, vector = self.vectors[job.source], self.vectors[job.target]
-        vector.copy_(base)
+        base = self.vectors[job.source]
+        self.vectors[job.target].copy_(base)
         trainable = self.learner.layout.trainable
         state = FitState(
             velocity=None if job.velocity is None else self.vectors[job.velocity][:trainable],
             optimizer=[self.vectors[block][:trainable] for block in job.optimizer],
             count=job.count,
         )
-        self.learner.bind(vector)
-        self.learner.bound.restore_local(job.local)
         seed = self.seed("fit", job.peer, job.round)
-        report = self.learner.fit(
+        report = self.learner_in(self.vectors[job.target], job.local).fit(
             self.x,
             self.y,
             self.train[job.peer],
@@ -249,6 +246,17 @@ class Runner:
             generator(self.spec.seed, "craft", self.setup.numbers[job.peer], job.round),
         )
         self.vectors[job.target].copy_(crafted)
+
+    def learner_in(self, vector: torch.Tensor, local: LocalState | None) -> Learner:
+        """The learner, its module living in ``vector``; ``local``: the buffers that do not travel."""
+        self.learner.bind(vector)
+        self.learner.bound.restore_local(local)
+        return self.learner
+
+    def state_dict(self, vector: torch.Tensor, local: LocalState | None) -> dict[str, torch.Tensor]:
+        """A copy of the module's state in ``vector``."""
+        module = self.learner_in(vector, local).bound.module
+        return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
     def tally(self) -> Tally:
         """What counts the figures of one evaluation beside loss and accuracy."""
@@ -338,9 +346,7 @@ class _Judge:
         if not self.seeded:
             self.runner.seed("aggregate", self.job.peer, self.job.round)
             self.seeded = True
-        self.runner.learner.bind(vector)
-        self.runner.learner.bound.restore_local(self.job.local)
-        return self.runner.learner
+        return self.runner.learner_in(vector, self.job.local)
 
 
 def _tensor(shared: SharedArray) -> torch.Tensor:
