@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from coterie.identity import Identity
-from coterie.ledger import Equivocation, LedgerStore, NullLedger, PeerLedger, Record, audit
+from coterie.ledger import Equivocation, LedgerStore, NullLedger, PeerLedger, Record, Request, audit
 from coterie.network import Codec, Frame
 from coterie.protocols import Peer
-from coterie.runtime.node.chains import ChainBlocks, ChainHeads, Chains
+from coterie.runtime.node import chains
+from coterie.runtime.node.chains import ChainAsk, ChainBlocks, ChainHeads, Chains
 from coterie.runtime.node.newcomer import new_peer
 
 GENESIS = Record.make(Identity.from_seed(bytes([9] * 32)), "genesis", {"a": 1}, (), 1)
@@ -142,7 +145,7 @@ def test_junk_is_refused_and_counted(tmp_path: Path) -> None:
         ann.own.append("model", {"round": 0})
         (good,) = ann.store.blocks(ann.identity.id)
         from coterie.ledger import FullBlock
-        from coterie.runtime.node.chains import ChainAsk, ChainHeadsAsk
+        from coterie.runtime.node.chains import ChainHeadsAsk
 
         ann.peer.handle(ChainHeadsAsk, lambda *_: ChainHeads(ann.store.heads()))
         for block in (FullBlock(b"junk", (b"x",)), FullBlock(good.block, (b"junk",)), FullBlock(good.block, ())):
@@ -155,5 +158,42 @@ def test_junk_is_refused_and_counted(tmp_path: Path) -> None:
         before = bob.refused
         await ann.peer.ask_all([bob.identity.id], ChainHeadsAsk(), 0.2)
         assert bob.refused == before + 1  # a stranger asks
+
+    run(tmp_path, work)
+
+
+def test_so_much_of_anothers_chain_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a member signs costs it little; it must not fill the disks of all others."""
+    monkeypatch.setattr(chains, "MOST_CHAIN_BYTES", 2_000_000)
+
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        for _ in range(60):
+            ann.own.append("model", {"junk": "x" * 60_000})
+        cyd.own.append("model", {"round": 0})
+        for _ in range(2):
+            for other in (ann, cyd):
+                await bob.chains.pull(other.identity.id)
+            head = bob.store.head(ann.identity.id)
+            assert head is not None
+            assert 33 <= head.height <= 33 + 12, "it stops within one answer"
+            assert bob.store.head(cyd.identity.id) == cyd.own.head
+            bob.store.close()
+            bob.open()
+        await ann.chains.recover([bob.identity.id])
+        ann.own.append("model", {"round": 1})
+        assert ann.height == 60, "its own is its own affair"
+        assert not bob.refused
+
+    run(tmp_path, work)
+
+
+def test_a_member_that_asks_all_the_time_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains, "_BURST", 10.0)
+
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        ask = ChainAsk(Request(ann.identity.id, 0, 1))
+        answers = await asyncio.gather(*(ann.peer.ask_all([bob.identity.id], ask, 0.5) for _ in range(100)))
+        assert 10 <= sum(answer is not None for (answer,) in answers) <= 30
+        assert await cyd.peer.ask_all([bob.identity.id], ask, 5) != [None]
 
     run(tmp_path, work)

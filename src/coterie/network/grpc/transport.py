@@ -160,14 +160,15 @@ class GrpcTransport:
 
     def set_address(self, peer: PeerId, address: str | None) -> None:
         """Where ``peer`` can be dialled: "host:port", or None for nowhere. Raises NetworkError."""
+        address = None if address is None else str(Address.parse(address))
+        wanted = peer in self._links or (address is not None and self._dialler.keeps)
+        link = self._link(peer) if wanted else None  # before it could have this address already, and not dial
         if address is None:
             self._addresses.pop(peer, None)
         else:
-            self._addresses[peer] = str(Address.parse(address))
-        if peer in self._links or (address is not None and self._dialler.keeps):
-            link = self._link(peer)
-            if link is not None:
-                link.set_address(address)
+            self._addresses[peer] = address
+        if link is not None:
+            link.set_address(address)
 
     def _link(self, peer: PeerId) -> Link | None:
         """The link of a member; None for anybody else."""
