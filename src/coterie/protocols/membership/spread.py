@@ -36,6 +36,8 @@ from coterie.protocols.peer import Peer
 MOST_IDS = 1000
 MOST_FETCHED = 64
 MOST_STEPS = 400
+ANSWER = 10.0
+"""Seconds that a member has to answer."""
 ASKS_A_SECOND = 50.0
 MOST_PULLS = 8
 TOLD = 8
@@ -191,7 +193,7 @@ class Spread:
             if not self.book.membership.is_member(partner):
                 return
             start = self._places.get(partner, 0)
-            answer = await self.peer.ask(partner, MembershipLog(start))
+            answer = await self.peer.ask(partner, MembershipLog(start), ANSWER)
             if not isinstance(answer, MembershipIds) or answer.start not in (start, 0):
                 raise MessageError("an answer about membership records is not what was asked for", where=partner)
             if answer.start != start:
@@ -237,7 +239,7 @@ class Spread:
         """
         log: list[RecordId] = []
         while record.id not in log and len(log) < MOST_RECORDS:
-            answer = await self.peer.ask(partner, MembershipLog(len(log)))
+            answer = await self.peer.ask(partner, MembershipLog(len(log)), ANSWER)
             if not isinstance(answer, MembershipIds) or answer.start != len(log) or not answer.ids:
                 raise MessageError("an answer about membership records is not what was asked for", where=partner)
             log += answer.ids
@@ -253,7 +255,7 @@ class Spread:
         return found[::-1]
 
     async def _fetch(self, partner: PeerId, ids: list[RecordId]) -> list[Record]:
-        answer = await self.peer.ask(partner, MembershipFetch(tuple(ids)))
+        answer = await self.peer.ask(partner, MembershipFetch(tuple(ids)), ANSWER)
         if not isinstance(answer, MembershipRecords):
             raise MessageError("an answer about membership records is not what was asked for", where=partner)
         try:
