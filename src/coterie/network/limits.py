@@ -50,7 +50,8 @@ class Limits:
     """Connections from outside at any time, those included whose TLS handshake goes on. Anybody can begin one: a
     firewall that limits connections an address protects better. Keep it above ``streams``."""
     connect_seconds: float = 10.0
-    """For a handshake, and for the greetings at the start of a stream. Raise it for lines with a very long latency."""
+    """For a handshake, and for the greetings at the start of a stream; a connection without a stream is closed after as
+    long. Raise it for lines with a very long latency."""
     hold_seconds: float = 5.0
     """How long frames wait for a peer that cannot be reached, before they fail; later ones fail at once, until it is
     back. Raise it if peers restart often and take longer."""
