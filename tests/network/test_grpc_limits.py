@@ -97,6 +97,17 @@ def test_a_frame_that_is_not_finished_is_dropped():
     run(test)
 
 
+def test_the_limit_of_a_snapshot_falls_once_the_size_of_the_model_is_known():
+    async def test():
+        async with visited() as (listening, _, intruder):
+            listening.transport.limit_snapshots(LAYOUT, 64)
+            await intruder.say(whole(vectors("", snapshot(65))), whole(vectors("fits", snapshot(64))))
+            await until(lambda: listening.texts == ["fits"])
+            assert listening.reasons("the limit snapshot_elements is 64") == [intruder.id]
+
+    run(test)
+
+
 def test_frames_a_second():
     async def test():
         async with visited(frames_a_second=0.001, frames_at_once=5) as (listening, _, intruder):

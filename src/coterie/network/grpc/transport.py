@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from coterie.errors import IdentityError
@@ -169,6 +170,12 @@ class GrpcTransport:
             self._addresses[peer] = address
         if link is not None:
             link.set_address(address)
+
+    def limit_snapshots(self, layout: str, elements: int) -> None:
+        """From now on a snapshot of this layout, named by its hash, has so many float32 elements at most."""
+        limits = self._station.limits
+        known = {**limits.snapshot_elements, layout: elements}
+        self._station.limits = replace(limits, snapshot_elements=known)
 
     def _link(self, peer: PeerId) -> Link | None:
         """The link of a member; None for anybody else."""
