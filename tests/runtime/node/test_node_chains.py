@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from coterie.identity import Identity
-from coterie.ledger import Equivocation, LedgerStore, NullLedger, PeerLedger, Record, Request, audit
+from coterie.ledger import Equivocation, Head, LedgerStore, NullLedger, PeerLedger, Record, Request, audit
 from coterie.network import Codec, Frame
 from coterie.protocols import Peer
 from coterie.runtime.node import chains
@@ -127,7 +127,7 @@ def test_two_blocks_for_one_height_are_recorded(tmp_path: Path) -> None:
             PeerLedger(ann.identity, twin).append("model", {"round": 99})
             await cyd.chains.pull(cyd.identity.id)
             cyd.store.receive(twin.blocks(ann.identity.id), {ann.identity.id})
-        await bob.chains.pull(cyd.identity.id)
+        await bob.chains.recover([cyd.identity.id])
         await bob.chains.pull(cyd.identity.id)
         head = bob.own.head
         assert head is not None
@@ -136,6 +136,33 @@ def test_two_blocks_for_one_height_are_recorded(tmp_path: Path) -> None:
         content = Record.decode(full.records[0]).content
         assert content["author"] == ann.identity.id
         assert Equivocation.decode(bytes.fromhex(content["evidence"])).author == ann.identity.id
+
+    run(tmp_path, work)
+
+
+def test_a_node_that_lost_the_end_of_its_chain_accuses_nobody_before_it_is_back(tmp_path: Path) -> None:
+    """A liar that shows two blocks of its own would else have it sign a second block for a height."""
+
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        ann.own.append("model", {"round": 0})
+        await cyd.chains.pull(ann.identity.id)
+        bob.own.append("model", {"round": 0})
+        await ann.chains.pull(bob.identity.id)
+        ann.store.close()
+        for path in tmp_path.glob("1.sqlite*"):
+            path.unlink()
+        ann.open()
+        ann.store.receive(bob.store.blocks(bob.identity.id), {bob.identity.id})
+        with LedgerStore(tmp_path / "twin", GENESIS.id) as twin:
+            PeerLedger(bob.identity, twin).append("model", {"round": 99})
+            both = bob.store.blocks(bob.identity.id) + twin.blocks(bob.identity.id)
+        bob.peer.handle(chains.ChainHeadsAsk, lambda *_: ChainHeads({bob.identity.id: Head(1, bytes(32))}))
+        bob.peer.handle(ChainAsk, lambda *_: ChainBlocks(tuple(both)))
+        await ann.chains.pull(bob.identity.id)
+        assert ann.height == -1
+        await ann.chains.recover([cyd.identity.id])
+        kinds = [Record.decode(full.records[0]).kind for full in ann.store.blocks(ann.identity.id)]
+        assert kinds == ["model", "equivocation"]
 
     run(tmp_path, work)
 

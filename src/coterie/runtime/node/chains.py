@@ -16,7 +16,7 @@ import msgspec
 
 from coterie.errors import LedgerError, MessageError
 from coterie.identity import PeerId, short_name
-from coterie.ledger import FullBlock, Head, LedgerStore, PeerLedger, Record, Request, requests
+from coterie.ledger import Equivocation, FullBlock, Head, LedgerStore, PeerLedger, Record, Request, requests
 from coterie.network import Message, message
 from coterie.protocols import Peer
 from coterie.protocols.allowance import Allowance
@@ -68,7 +68,8 @@ class Chains:
 
     def __init__(self, peer: Peer, store: LedgerStore, own: PeerLedger, members: Callable[[], set[PeerId]]) -> None:
         self._peer, self._store, self._own, self._members = peer, store, own, members
-        self._evidence: set[PeerId] = set()
+        self._evidence: dict[PeerId, Equivocation] = {}
+        self._recovered = False
         self._full: set[PeerId] = set()
         self._allowance = Allowance(_ASKS_A_SECOND, _BURST)
         peer.handle(ChainHeadsAsk, self._on_heads)
@@ -85,6 +86,9 @@ class Chains:
     async def recover(self, others: list[PeerId]) -> None:
         """At a start: whatever of the own chain others have and this node has lost."""
         await asyncio.gather(*(self.pull(other) for other in others))
+        self._recovered = True
+        for evidence in self._evidence.values():
+            self._accuse(evidence)
 
     async def pull(self, other: PeerId) -> None:
         """Take what ``other`` has and this node lacks. Whatever is wrong ends it, and is counted against it."""
@@ -136,10 +140,17 @@ class Chains:
             taken += received.taken
             for evidence in received.evidence:
                 if evidence.author not in self._evidence:
-                    self._evidence.add(evidence.author)
+                    self._evidence[evidence.author] = evidence
                     _log.warning("%s has signed two blocks for one height", short_name(evidence.author))
-                    self._own.append("equivocation", {"author": evidence.author, "evidence": evidence.encode().hex()})
+                    if self._recovered:  # before that, a block of ours might contradict one that was lost here
+                        self._accuse(evidence)
         return taken > 0
+
+    def _accuse(self, evidence: Equivocation) -> None:
+        try:
+            self._own.append("equivocation", {"author": evidence.author, "evidence": evidence.encode().hex()})
+        except LedgerError as error:
+            _log.error("evidence is not on disk: %s", error)
 
     def _on_heads(self, sender: PeerId, question: ChainHeadsAsk) -> ChainHeads:
         self._require_member(sender)
