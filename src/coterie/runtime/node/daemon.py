@@ -39,6 +39,7 @@ from coterie.runtime.node.metrics import NodeMetrics
 from coterie.runtime.node.metrics_port import MetricsPort
 from coterie.runtime.node.newcomer import Refusals, new_peer
 from coterie.runtime.node.part import Part
+from coterie.runtime.node.renewing import require_heard
 from coterie.runtime.node.shared import NodeChain
 from coterie.runtime.node.store import FileStore, clear_leftovers
 from coterie.runtime.work.memory import Arena, SharedMemory
@@ -303,11 +304,18 @@ class Node:
         while True:
             left = self.home.transport.certificate.ends - datetime.datetime.now(datetime.UTC)
             if left < _RENEW_BEFORE and self.identity.id in self.charter.membership.members:
-                await self.renew_certificate()
+                try:
+                    await self.renew_certificate()
+                except NodeError as error:
+                    _log.error("the certificate ends in %d days and is not renewed: %s", left.days, error)
             await asyncio.sleep(_RENEW_LOOK)
 
     async def renew_certificate(self) -> None:
-        """Announce a new one, wait until members have heard, and use it. Open invitations name the old one, and end."""
+        """Announce a new one, wait until members have heard, and use it. Open invitations name the old one, and end.
+
+        Raises NodeError where they would not hear, or not believe it.
+        """
+        await require_heard(self)
         fresh = TransportKey.new(self.identity)
         self.charter.book.renew(self.identity, fresh.certificate)
         await asyncio.sleep(_HEARD)

@@ -94,6 +94,7 @@ class Part:
         await self._chains.recover(self._others())
         site, topology, attackers = await asyncio.to_thread(self._open_site, spec, ids, number)
         self._site, self.state = site, "ready"
+        self._transport.limit_snapshots(site.layout.hash, site.layout.size)
         returned = any(site.store.get(key) is not None for key in self._kept())
         late = await self._until_all_are_ready(spec.federation.peers)
         directory = RunDirectory(self._home.path)
