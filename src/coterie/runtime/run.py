@@ -94,7 +94,7 @@ def run(
     trackers = require(track)
     directory = RunDirectory.create(out, chosen[0].federation.name)
     origin = Origin(str(checked.base.resolve()), None if data_dir is None else str(data_dir.resolve()), trackers)
-    with directory.locked(), shown(progress) as told:
+    with _named(directory), directory.locked(), shown(progress) as told:
         try:
             directory.write_spec(chosen[0].resolved(), [one.seed for one in chosen])
             return _interruptible(lambda stop: _run_all(chosen, directory, origin, on, workers, told, stop))
@@ -123,7 +123,7 @@ def resume(
     what it was, OutputError while another process is at work on it, and what ``run`` raises.
     """
     found = RunDirectory.open(Path(directory))
-    with found.locked(), shown(progress) as told:
+    with _named(found), found.locked(), shown(progress) as told:
         origin = found.origin
         origin = replace(origin, track=require((*origin.track, *track)))
         checked = specs.check(found.spec, Path(origin.base))
@@ -395,6 +395,16 @@ def _interruptible(work: Callable[[threading.Event], T]) -> T:
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+@contextmanager
+def _named(directory: RunDirectory) -> Iterator[None]:
+    """The KeyboardInterrupt of Ctrl-C leaves with a ``result`` that names the run, so that it can be gone on with."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.result = Result.failure(error, run=str(directory.path))  # type: ignore[attr-defined]  # cli.py shows it
+        raise
 
 
 @contextmanager
