@@ -43,6 +43,8 @@ def test_a_home_keeps_its_secrets_to_itself(home: Home) -> None:
 def test_a_home_is_made_once(home: Home) -> None:
     with pytest.raises(NodeError, match="not empty"):
         Home.create(home.path, Identity.generate(), NodeTable())
+    with pytest.raises(NodeError, match="a node's home already"):
+        Home.begin(home.path, None, bytes(32))
 
 
 def test_one_process_at_a_time(home: Home) -> None:

@@ -155,13 +155,7 @@ class Node:
 
     def _require_in(self) -> None:
         """Raise NodeError where this peer has left."""
-        if self.identity.id in self.charter.membership.left:
-            raise NodeError(
-                "this peer has left the federation",
-                where=str(self.home.path),
-                remedy=f"An invitation lets it in again: coterie federation join INVITATION --home NEW --key "
-                f"{self.home.path / 'key.pem'}. To tell the members once more: coterie federation leave.",
-            )
+        self.charter.require_in(self.identity.id, self.home.path)
 
     def stop(self) -> None:
         """End soon and well."""
@@ -221,7 +215,8 @@ class Node:
 
     def _say_where(self) -> None:
         name, own = short_name(self.identity.id), self.identity.id
-        _log.info("%s (%s) listens at port %s", name, own, self.transport.port or "none: it dials out only")
+        where = f"listens at port {self.transport.port}" if self.transport.port else "dials out only"
+        _log.info("%s (%s) %s", name, own, where)
         if self.join_port is not None:
             _log.info("newcomers may knock at port %s", self.join_port.port)
         if self.table.listen is None and not self.contacts.knows_anybody:

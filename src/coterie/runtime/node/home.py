@@ -141,7 +141,12 @@ class Home:
                 f"the folder cannot be made: {error.strerror or error}", where=str(path), remedy="Name another --home."
             ) from None
         if taken:
-            raise NodeError("the folder is not empty", where=str(path), remedy="Name a new folder with --home.")
+            remedy = "Name a new folder with --home."
+            if (path / "node.toml").exists():
+                remedy = (
+                    f"It is a node's home already: start that with 'coterie node', or {remedy[0].lower()}{remedy[1:]}"
+                )
+            raise NodeError("the folder is not empty", where=str(path), remedy=remedy)
         identity.save(home.path / "key.pem")
         home.save_transport(TransportKey.new(identity))
         return home
@@ -236,7 +241,7 @@ class Home:
     def locked(self) -> Iterator[None]:
         """Raise NodeError where another process works in this home; the lock ends with the process."""
         busy = NodeError(
-            "a node is at work here already", where=str(self.path), remedy="Stop it first, or name another --home."
+            "a node is at work here already", where=str(self.path), remedy="Stop it first, or name another home."
         )
         with locked(self.path, busy):
             yield
