@@ -26,12 +26,14 @@ lint: $(VENV)/.dev  ## style, types, layers, and what protocols may not do
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_determinism.py
 
-bench: $(VENV)/.dev  ## time rounds, rules, the network and nodes against others, side by side (an hour)
+bench: $(VENV)/.dev  ## time rounds, rules, merges, the network, nodes and the chain, side by side with others (an hour)
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/aggregation.py
+	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/network.py
 	$(BIN)/python benchmarks/nodes.py
 	$(BIN)/python benchmarks/discovery.py
+	$(BIN)/python benchmarks/consensus.py
 
 clean:  ## remove the environment and caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

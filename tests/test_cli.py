@@ -92,6 +92,8 @@ def test_help_names_every_command_and_no_others():
     assert sorted(COMMANDS) == sorted(command.name or command.callback.__name__ for command in app.registered_commands)
     shown = call("--help").stdout
     assert all(command in shown for command in (*COMMANDS, "federation"))
+    assert shown.index("│ new ") < shown.index("│ run ") < shown.index("│ node ")  # what a newcomer wants comes first
+    assert "a table [matrix]" in call("matrix", "--help").stdout
 
 
 FEDERATION = ("init", "invite", "join", "status", "expel", "countersign", "renew")
@@ -112,6 +114,9 @@ def test_commands_of_a_federation_name_what_is_missing(folder):
     done = call("federation", "join", "coterie1typing", "--home", "b")
     assert done.exit_code == 2
     assert "invitation" in done.stderr
+    done = call("federation", "join", "b.invitation", "--home", "b")
+    assert done.exit_code == 2
+    assert "there is no file 'b.invitation'" in done.stderr
     assert not Path("b").exists()
     done = call("federation", "init", "none.toml", "--home", "a", "--admit", "everybody")
     assert done.exit_code == 2
@@ -119,6 +124,17 @@ def test_commands_of_a_federation_name_what_is_missing(folder):
     done = call("audit", "nothing.sqlite", "--genesis", "xyz")
     assert done.exit_code == 1
     assert "not a genesis hash" in done.stderr
+
+
+def test_a_node_silences_grpc_before_it_is_imported(folder):
+    code = (
+        "import sys\n"
+        "from coterie.cli import app\n"
+        "from coterie.runtime.node import logs\n"
+        "logs.begin = lambda **_: sys.exit(40 + ('grpc' in sys.modules))\n"
+        "app(['node', '--home', 'nowhere'])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 40
 
 
 def test_starting_is_light(folder):
@@ -177,9 +193,10 @@ def test_the_new_spec_is_valid():
 
 def test_new_never_overwrites():
     Path("trial.toml").write_text("mine")
-    done = call("new", "trial")
-    assert done.exit_code == 2
-    assert "it exists already" in done.stderr
+    for name in ("trial", "trial.toml"):
+        done = call("new", name)
+        assert done.exit_code == 2
+        assert "it exists already" in done.stderr
     assert Path("trial.toml").read_text() == "mine"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -101,8 +102,9 @@ def init(
             f"{home / 'node.toml'}; invitations need it too.",
             err=True,
         )
-    begin = f"COTERIE_HOME={home} python YOUR_SCRIPT.py" if found.is_for_scripts else f"coterie node --home {home}"
-    success(f"Next: {begin}   and, while it runs: coterie federation invite --home {home}")
+    typed = shlex.quote(str(home))
+    begin = f"COTERIE_HOME={typed} python YOUR_SCRIPT.py" if found.is_for_scripts else f"coterie node --home {typed}"
+    success(f"Next: {begin}   and, while it runs: coterie federation invite --home {typed}")
 
 
 @federation.command(epilog="Example: coterie federation invite --home a --days 3")
@@ -171,8 +173,10 @@ def recover(
 ) -> None:
     """Replace a founder whose key is lost or stolen: hand its seat and powers to a new key, in a new home.
 
-    Any member makes the invitation: coterie federation invite --replaces FOUNDER. Where fewer recovery keys are here
-    than must sign, their holders sign at a member's node: coterie federation countersign RECORD --recovery FILE.
+    Any member makes the invitation: coterie federation invite --replaces FOUNDER.
+
+    Where fewer recovery keys are here than must sign, their holders sign at a member's node: coterie federation
+    countersign RECORD --recovery FILE.
     """
     from coterie.identity import Identity
     from coterie.runtime.node.founding import read_invitation, recover_federation
@@ -222,7 +226,7 @@ def status(home: Home, as_json: AsJson = False) -> None:
     for peer in found["left"]:
         success(f"left         {peer[:16]} ({short_name(peer)})")
     if len(found["members"]) > 1 and not any(member["connected"] for member in found["members"]):
-        success(f"No member is connected: coterie doctor --home {home} looks for the reason.")
+        success(f"No member is connected: coterie doctor --home {shlex.quote(str(home))} looks for the reason.")
     for record, (signed, needed) in found["pending"].items():
         success(f"waits for signatures: {record} has {signed} of {needed} (sign: coterie federation countersign)")
 
@@ -318,7 +322,7 @@ def _entered(made: Any, joined: Any, how: str = "") -> None:
     """What a newcomer is told."""
     from coterie.identity import short_name
 
-    home = made.path
+    home, typed = made.path, shlex.quote(str(made.path))
     success(f"federation   {made.table.federation}")
     success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
     success(f"members      {', '.join(member.name for member in joined.membership.members.values())}")
@@ -334,6 +338,6 @@ def _entered(made: Any, joined: Any, how: str = "") -> None:
             err=True,
         )
     if made.spec_text is not None and made.spec.is_for_scripts:
-        success(f"Next: COTERIE_HOME={home} python YOUR_SCRIPT.py")
+        success(f"Next: COTERIE_HOME={typed} python YOUR_SCRIPT.py")
         return
-    success(f"Next: coterie node --home {home} --dry-run   and then: coterie node --home {home}")
+    success(f"Next: coterie node --home {typed} --dry-run   and then: coterie node --home {typed}")

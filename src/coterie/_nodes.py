@@ -42,6 +42,8 @@ def node(
 
     import coterie.runtime.catalog  # noqa: F401 - fills the registries
     from coterie.runtime.node import logs
+
+    logs.begin(as_json=as_json)  # before what imports gRPC
     from coterie.runtime.node.daemon import run_node
     from coterie.runtime.node.disclosure import disclosure
 
@@ -51,7 +53,6 @@ def node(
             success(line)
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    logs.begin(as_json=as_json)
     run_node(home, metrics_address(metrics))
 
 
@@ -91,7 +92,11 @@ def audit(
         names = ("ledger.sqlite", "shared.sqlite", "chain.sqlite")  # the last one is a training's
         files = sorted(path for name in names for path in ledger.rglob(name))
     if not files:
-        raise LedgerError("there is no ledger.sqlite in it", where=str(ledger), remedy="Name a ledger file.")
+        raise LedgerError(
+            "there is no ledger.sqlite in it",
+            where=str(ledger),
+            remedy="Name a ledger file, or a node's home. Simulations keep no ledger.",
+        )
     found = [(path, *_audited(path, wanted, pinned, beside=ledger.is_dir())) for path in files]
     if as_json:
         rows = [{"path": str(path), "ok": ok, "report": report} for path, ok, report in found]

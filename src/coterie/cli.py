@@ -43,7 +43,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-add_to(app)
 
 
 def main() -> None:
@@ -74,6 +73,7 @@ def new(
     name: Annotated[str, typer.Argument(help="Name of the federation and of its file.", show_default=False)],
 ) -> None:
     """Write a commented spec to start from; it runs as it is."""
+    name = name.removesuffix(".toml")
     text = template(name)
     path = Path(f"{name}.toml")
     try:
@@ -144,7 +144,7 @@ def resume(
 
 @app.command(epilog="Example: coterie matrix study.toml --seed 1,2,3 --out runs/study  (again: it goes on)")
 def matrix(
-    spec: Annotated[Path, typer.Argument(help="A TOML file with a table [matrix].", show_default=False)],
+    spec: Annotated[Path, typer.Argument(help="A TOML file with a table \\[matrix].", show_default=False)],
     sets: Sets = None,
     seed: Seed = None,
     out: Annotated[
@@ -322,6 +322,9 @@ def rules() -> None:
 def attacks() -> None:
     """List the attacks on data and on models, with the settings that each takes."""
     _list("attacks", "attack.kind")
+
+
+add_to(app)  # after the commands above, as --help shows them in this order
 
 
 @contextmanager

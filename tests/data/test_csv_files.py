@@ -40,13 +40,19 @@ def test_one_file(tmp_path, name, header):
 
 
 @pytest.mark.parametrize(
-    ("labels", "expected"), [((2, 10, -1), [1, 2, 0]), ((2.0, 10.0, -1.0), [1, 2, 0]), (("2", "10", "b"), [1, 0, 2])]
+    ("labels", "expected", "names"),
+    [
+        ((2, 10, -1), [1, 2, 0], ("-1", "2", "10")),
+        ((2.0, 10.0, -1.0), [1, 2, 0], ("-1", "2", "10")),
+        (("2", "10", "b"), [1, 0, 2], ("10", "2", "b")),
+    ],
 )
-def test_integers_sort_as_numbers_and_words_as_words(tmp_path, labels, expected):
+def test_integers_sort_as_numbers_and_words_as_words(tmp_path, labels, expected, names):
     write(tmp_path / "a.csv", [f"{i % 3},{labels[i % 3]}" for i in range(30)], "x,y")
     data = read("a.csv", tmp_path)
     original = np.unique(data.x_train[:, 0], return_inverse=True)[1]
     assert data.classes == 3
+    assert data.class_names == names
     assert np.array_equal(data.y_train, np.array(expected)[original])
 
 
@@ -118,7 +124,8 @@ def test_text_in_a_headless_file_names_the_column_by_number(tmp_path):
     [
         (b"", "it has no rows"),
         (b"a\n1\n2\n", "it has one column"),
-        (b"1;2;0\n3;4;1\n", "it has one column"),
+        (b"1;2;0\n3;4;1\n", "it has one column.* by commas, not by ';'"),
+        (b"a\tb\n1,5\t0\n3,2\t1\n", r"it has one column.* by commas, not by '\\t'"),
         (b"a,b\n\xff\xfe,1\n", "cannot be read"),
     ],
 )

@@ -41,6 +41,7 @@ def test_ctrl_c_ends_a_run_with_one_message(folder, workers):
         done = running.end(30)
     assert done.status == 130
     assert done.err.count("error: ") == 1
+    assert "coterie resume runs/small" in done.err
     assert "Traceback" not in done.err
     assert '"status": "failed"' in (folder / "runs/small/result.json").read_text()
     assert '"code": "interrupted"' in (folder / "runs/small/result.json").read_text()
@@ -55,6 +56,7 @@ def test_ctrl_c_with_json_prints_the_failed_result(folder):
     assert done.status == 130
     assert done.result["status"] == "failed"
     assert done.result["error"]["code"] == "interrupted"
+    assert done.result["run"] == "runs/small"
 
 
 def test_ctrl_c_while_workers_start_leaves_no_traceback(folder):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from real_nodes import wait_until
@@ -45,11 +46,15 @@ def coterie(words: list[str], status: int = 0) -> str:
     return done.stdout
 
 
-def state(home: str) -> str:
+def status(home: str) -> dict[str, Any]:
     done = CliRunner().invoke(app, ["federation", "status", "--home", home, "--json"])
-    found = json.loads(done.stdout) if done.exit_code == 0 else {"state": ""}
+    found = json.loads(done.stdout) if done.exit_code == 0 else {"state": "", "expelled": {}}
     assert found["state"] != "failed", found["why"]
-    return str(found["state"])
+    return found
+
+
+def state(home: str) -> str:
+    return str(status(home)["state"])
 
 
 def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, nodes):
@@ -79,6 +84,8 @@ def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, nodes):
                 if words[2] == "status":
                     for home in nodes:
                         wait_until(f"{home} is done", lambda home=home: state(home) == "done")
+                if words[2] == "leave":
+                    wait_until("B knows that C is expelled", lambda: status("b")["expelled"])
                 if words[1] == "audit":
                     wait_until(
                         "C is cut off", lambda: "expelled" in Path("a.log").read_text() + Path("c.log").read_text()

@@ -167,6 +167,19 @@ def test_a_flood_from_a_member_costs_one_dial_in_a_while():
     assert len(discovery.book.candidates(BERT)) <= discovery.book.limits.addresses_per_peer
 
 
+def test_who_tells_all_the_time_is_heard_now_and_then():
+    """Each telling costs its reader 64 signatures: the loop of a node that looked at all would do nothing else."""
+    discovery = make(limits=dataclasses.replace(DiscoveryLimits(), tellings_a_minute=10))
+    for sequence in range(1, 101):
+        discovery.told(ANNA, Addresses((announcement(1, 7, sequence=sequence).encode(),), ()))
+    assert discovery.book.announcements[ANNA].sequence == 10
+    discovery.told(BERT, Addresses((announcement(2, 8).encode(),), ()))
+    assert BERT in discovery.book.announcements
+    discovery.forget(ANNA)
+    discovery.told(ANNA, Addresses((announcement(1, 7, sequence=200).encode(),), ()))
+    assert discovery.book.announcements[ANNA].sequence == 200
+
+
 def test_a_flood_from_the_table():
     found, table = [], Table()
     discovery, began = make(found=found, dht=table), time.monotonic()

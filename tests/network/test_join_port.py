@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import hashlib
+import logging
+import socket
 import ssl
 import struct
 from dataclasses import replace
@@ -45,6 +47,25 @@ def test_a_question_is_answered(host, seen):
             assert answers == [seen + b": %d" % n for n in range(20)]
 
     run(test)
+
+
+def test_who_has_its_answer_and_goes_is_no_fault(caplog):
+    def ask(port):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with context.wrap_socket(socket.create_connection(("127.0.0.1", port), 5.0)) as line:
+            line.sendall(struct.pack(">I", 2) + b"hi")
+            assert line.recv(1) == b"\x00"
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed with a reset
+
+    async def test():
+        async with listening() as (port, _, _):
+            await asyncio.to_thread(ask, port.port)
+            await until(lambda: not port._calls)
+
+    with caplog.at_level(logging.INFO):
+        run(test)
+    assert not [record.message for record in caplog.records if "join port: " in record.message]
 
 
 def test_nothing_is_sent_to_a_port_with_another_certificate():

@@ -82,7 +82,8 @@ def test_a_failure_that_is_not_one_of_ours():
     assert Result.failure(ZeroDivisionError("by zero")).error["code"] == "internal"
     interrupted = Result.failure(KeyboardInterrupt()).error
     assert interrupted["code"] == "interrupted"
-    assert "coterie report" in interrupted["remedy"]
+    assert "coterie report RUN" in interrupted["remedy"]
+    assert "coterie resume 'my runs/a'" in Result.failure(KeyboardInterrupt(), run="my runs/a").error["remedy"]
 
 
 def test_several_seeds_are_means_and_deviations():

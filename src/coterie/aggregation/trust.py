@@ -25,6 +25,8 @@ from coterie.aggregation.rows import Floats, combine, distances, near_rows
 Share = Annotated[float, Field(ge=0, lt=1)]
 Gate = Annotated[float, Field(ge=1)]
 Reach = Annotated[float, Field(ge=1)]
+_STEEPEST = 1e30
+"""More lengths of the gradient are not gone along it: beyond 3e38 float32 has no such factor."""
 
 
 @registry.rules.register("clip_and_trust")
@@ -122,6 +124,8 @@ def clip_and_trust_root(
     tau, clip, passed = _clip(distances((own, *received), context.base), gate, reach)
     old = state or {"trust": {}, "moves": {}, "root": None}
     gradient, slope = root_gradient(judge, context)
+    if tau > _STEEPEST * slope:  # beside moves of such a length it is 0
+        slope = 0.0
     root = gradient * (-(1.0 - memory) * tau / slope if slope > 0 else 0.0)
     if old["root"] is not None:
         root.add_(old["root"], alpha=memory)

@@ -17,7 +17,7 @@ _CHANNELS = (1, 3, 4)
 
 @datasets.register("npz", takes_path=True)
 def npz(argument: str, data_dir: Path | None) -> tuple[Array, ...]:
-    """Arrays x_train, y_train and perhaps x_test, y_test of the file ``npz:PATH``.
+    """Arrays x_train, y_train (classes 0, 1 ...) and perhaps x_test, y_test of the file ``npz:PATH``.
 
     Images (x with 3 or 4 axes) of dtype uint8 are divided by 255. N x H x W becomes (N, 1, H, W); N x H x W x C
     becomes (N, C, H, W), and an array with 1, 3 or 4 on its second axis, but not on its last, already is that.

@@ -43,8 +43,8 @@ def credit(argument: str, data_dir: Path | None) -> Dataset:
             remedy="Keep one header row, that of the names, and all columns in their order.",
         )
     sheet = dataclasses.replace(sheet, features=sheet.features[:, 1:])
-    labels, classes = classes_of([sheet])
-    if classes != 2:
-        raise DataError(f"the label has {classes} values, not 2", where=str(path), remedy="Put the label last.")
+    labels, names = classes_of([sheet])
+    if len(names) != 2:
+        raise DataError(f"the label has {len(names)} values, not 2", where=str(path), remedy="Put the label last.")
     kept, test = split_test(labels, "credit")
     return Dataset("credit", sheet.features[kept], labels[kept], sheet.features[test], labels[test], 2, unscaled=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class Dataset:
     """(n,), int64: which file a training sample came from, for the partition ``files``."""
     unscaled: bool = False
     """Columns of a table as they were measured: features are float64, and ``scaling.scale`` makes float32 of them."""
+    class_names: tuple[str, ...] = ()
+    """What each class is called in the data, where it is: at every site the same, or they train against each other."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,7 +127,8 @@ def _admit_dataset(given: Dataset) -> Dataset:
             raise DataError(
                 f"{len(groups)} groups for {len(x_train)} samples", where=name, remedy="Give one a training sample."
             )
-    return _agreed(Dataset(name, x_train, y_train, x_test, y_test, int(given.classes), groups, given.unscaled))
+    checked = Dataset(name, x_train, y_train, x_test, y_test, int(given.classes), groups, given.unscaled)
+    return _agreed(replace(checked, class_names=given.class_names))
 
 
 def _agreed(dataset: Dataset) -> Dataset:

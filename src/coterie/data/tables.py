@@ -20,7 +20,7 @@ from coterie.registry import datasets
 
 @datasets.register("csv", takes_path=True)
 def csv(argument: str, data_dir: Path | None) -> Dataset:
-    """Rows of ``csv:PATH``: numbers separated by commas, the label in the last column.
+    """Rows of ``csv:PATH``, a header first or none: numbers between commas, and last the label, an integer or a word.
 
     PATH is a file, a folder (its ``*.csv`` and ``*.csv.gz``) or a pattern such as ``sites/*.csv``; files end in
     ``.gz`` where gzipped and are read as UTF-8. Each file is one group, in sorted order, for the partition ``files``.
@@ -40,13 +40,12 @@ def csv(argument: str, data_dir: Path | None) -> Dataset:
                 remedy="Give all files the same columns in the same order, and the same header or none.",
             )
     features = np.concatenate([sheet.features for sheet in sheets])
-    labels, classes = classes_of(sheets)
+    labels, names = classes_of(sheets)
     groups = np.repeat(np.arange(len(sheets)), [len(sheet.labels) for sheet in sheets])
     name = f"csv:{argument}"
     kept, test = split_test(labels, name)
-    return Dataset(
-        name, features[kept], labels[kept], features[test], labels[test], classes, groups[kept], unscaled=True
-    )
+    sides = features[kept], labels[kept], features[test], labels[test]
+    return Dataset(name, *sides, len(names), groups[kept], unscaled=True, class_names=names)
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,10 @@ def read_sheet(path: Path) -> Sheet:
         raise DataError("it has no rows", where=str(path), remedy="Give at least one.")
     width = len(header or numbered[0][1])
     if width < 2:
-        raise DataError("it has one column", where=str(path), remedy="Separate by commas; the label comes last.")
+        first = ",".join(header or numbered[0][1])
+        other = next((f", not by {mark!r}" for mark in ";\t|" if mark in first), "")
+        remedy = f"Separate the columns by commas{other}; the label comes last."
+        raise DataError("it has one column", where=str(path), remedy=remedy)
     for line, row in numbered:
         if len(row) != width:
             raise DataError(f"{len(row)} columns, not {width}", where=f"{path} line {line}", remedy="Mend that row.")
@@ -138,8 +140,8 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def classes_of(sheets: list[Sheet]) -> tuple[Integers, int]:
-    """Each row's class, int64, and how many there are. Labels are numbers only if all of them are."""
+def classes_of(sheets: list[Sheet]) -> tuple[Integers, tuple[str, ...]]:
+    """Each row's class, int64, and what each class is called. Labels are numbers only if all of them are."""
     words = [label for sheet in sheets for label in sheet.labels]
     if all(_is_number(word) for word in words):
         values = np.array([float(word) for word in words])
@@ -156,4 +158,4 @@ def classes_of(sheets: list[Sheet]) -> tuple[Integers, int]:
             remedy="The last column holds the label: an integer or a word.",
         )
     known, labels = np.unique(values, return_inverse=True)
-    return labels.astype(np.int64), len(known)
+    return labels.astype(np.int64), tuple(f"{value:g}" if isinstance(value, float) else value for value in known)

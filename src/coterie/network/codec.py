@@ -154,7 +154,9 @@ class Codec:
         try:
             message = self._typed().decode(read.message)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise MessageError(f"not a message: {error}", remedy="Check that both peers run one version.") from None
+            raise MessageError(
+                f"not a message: {str(error)[:200]!a}", remedy="Check that both peers run one version."
+            ) from None
         if self._used != len(snapshots):
             raise MessageError(f"{len(snapshots)} snapshots came, {self._used} are referred to")
         return Envelope(read.kind, read.id, message)
@@ -195,7 +197,9 @@ class Codec:
         try:
             return self._headers.decode(header)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise MessageError(f"not a header: {error}", remedy="Check that both peers run one version.") from None
+            raise MessageError(
+                f"not a header: {str(error)[:200]!a}", remedy="Check that both peers run one version."
+            ) from None
 
     def _typed(self) -> msgspec.msgpack.Decoder[Message]:
         if self._messages is None or self._known != known_types():

@@ -167,7 +167,8 @@ class JoinPort:
                 writer.write(await self._respond(request, address))
                 await writer.drain()
                 writer.close()
-                await writer.wait_closed()
+                with contextlib.suppress(ConnectionResetError):  # who has the answer is gone
+                    await writer.wait_closed()
         except TimeoutError:
             log.warning("join port: %s took too long", address)
         except (OSError, EOFError, ssl.SSLError) as error:

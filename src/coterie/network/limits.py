@@ -43,13 +43,16 @@ class Limits:
     """From one peer, after a quiet time. Raise it together with ``frames_a_second``."""
     streams_of_a_peer: int = 4
     """That one peer has opened and not yet ended. One is in use; more are there for moments, when one is replaced."""
+    streams_a_minute_of_a_peer: float = 120.0
+    """That one peer may open, in the long run; as many at once. Raise it for a line that breaks off all the time."""
     streams: int = 1024
     """That all peers together have opened. Raise it above the number of members that dial this one."""
     handshakes: int = 2048
     """Connections from outside at any time, those included whose TLS handshake goes on. Anybody can begin one: a
     firewall that limits connections an address protects better. Keep it above ``streams``."""
     connect_seconds: float = 10.0
-    """For a handshake, and for the greetings at the start of a stream. Raise it for lines with a very long latency."""
+    """For a handshake, and for the greetings at the start of a stream; a connection without a stream is closed after as
+    long. Raise it for lines with a very long latency."""
     hold_seconds: float = 5.0
     """How long frames wait for a peer that cannot be reached, before they fail; later ones fail at once, until it is
     back. Raise it if peers restart often and take longer."""

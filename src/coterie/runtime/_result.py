@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ _INTERRUPTED = {
     "code": "interrupted",
     "what": "interrupted: the run is not complete",
     "where": "",
-    "remedy": "'coterie resume RUN' goes on from the last checkpoint; 'coterie report RUN' shows what there is.",
+    "remedy": "To see what there is: coterie report RUN; to go on from the last checkpoint: coterie resume RUN",
 }
 _STATED = ("accuracy", "loss", "metrics")
 _FIGURES = ("attack_rate", "epsilon", "seconds", "virtual_seconds", "bytes_sent")
@@ -107,6 +108,8 @@ class Result:
             record = error.record()
         elif isinstance(error, KeyboardInterrupt):
             record = dict(_INTERRUPTED)
+            if known.get("run"):
+                record["remedy"] = record["remedy"].replace("RUN", shlex.quote(known["run"]))
         else:
             what = f"{type(error).__name__}: {error}".rstrip(": ")
             record = {"code": "internal", "what": what, "where": "", "remedy": "Please report this."}

@@ -89,7 +89,7 @@ def run(
     trackers = require(track)
     directory = RunDirectory.create(out, chosen[0].federation.name)
     origin = Origin(str(checked.base.resolve()), None if data_dir is None else str(data_dir.resolve()), trackers)
-    with directory.locked(), shown(progress) as told:
+    with _named(directory), directory.locked(), shown(progress) as told:
         try:
             directory.write_spec(chosen[0].resolved(), checked.seeds)
             return interruptible(lambda stop: _run_all(chosen, directory, origin, on, workers, told, stop))
@@ -118,7 +118,7 @@ def resume(
     what it was, OutputError while another process is at work on it, and what ``run`` raises.
     """
     found = RunDirectory.open(Path(directory))
-    with found.locked(), shown(progress) as told:
+    with _named(found), found.locked(), shown(progress) as told:
         origin = found.origin
         origin = replace(origin, track=require((*origin.track, *track)))
         chosen = specs.check(found.spec, Path(origin.base)).each_seed()
@@ -337,3 +337,13 @@ def _generators_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
         np.random.set_state(numpy_state)  # noqa: NPY002 - the user's
         random.setstate(python_state)
+
+
+@contextmanager
+def _named(directory: RunDirectory) -> Iterator[None]:
+    """The KeyboardInterrupt of Ctrl-C leaves with a ``result`` that names the run, so that it can be gone on with."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.result = Result.failure(error, run=str(directory.path))  # type: ignore[attr-defined]  # cli.py shows it
+        raise

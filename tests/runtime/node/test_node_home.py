@@ -43,6 +43,8 @@ def test_a_home_keeps_its_secrets_to_itself(home: Home) -> None:
 def test_a_home_is_made_once(home: Home) -> None:
     with pytest.raises(NodeError, match="not empty"):
         Home.create(home.path, Identity.generate(), NodeTable())
+    with pytest.raises(NodeError, match="a node's home already"):
+        Home.begin(home.path, None, bytes(32))
 
 
 def test_one_process_at_a_time(home: Home) -> None:
@@ -52,12 +54,15 @@ def test_one_process_at_a_time(home: Home) -> None:
         pass
 
 
-def test_a_node_leaves_the_signals_of_its_process_as_they_were(home: Home) -> None:
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    with home.locked(), pytest.raises(NodeError, match="at work"):
-        run_node(home.path)
-    assert [signal.getsignal(number) for number in numbers] == before
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_node_leaves_the_signals_of_its_process_as_they_were(home: Home, ctrl_c: Any) -> None:
+    before = signal.signal(signal.SIGINT, ctrl_c), signal.getsignal(signal.SIGTERM)
+    try:
+        with home.locked(), pytest.raises(NodeError, match="at work"):
+            run_node(home.path)
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == (ctrl_c, before[1])
+    finally:
+        signal.signal(signal.SIGINT, before[0])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coterie import spec as specs
-from coterie.errors import MembershipError, NodeError, PeerUnreachable
+from coterie.errors import DataError, MembershipError, NodeError, PeerUnreachable
 from coterie.identity import Identity
 from coterie.protocols.membership import Invitation, Policy
 from coterie.runtime.node import founding
@@ -107,6 +107,23 @@ def test_a_broken_off_join_is_taken_up_by_its_own_key_and_federation_only(tmp_pa
     home.finish(TABLE)
     with pytest.raises(NodeError, match="not empty"):
         Home.begin(tmp_path / "b", own, bytes(32))
+
+
+def test_data_that_cannot_be_read_are_named_before_the_invitation_is_used(founder: Home, tmp_path: Path) -> None:
+    path = tmp_path / "b"
+
+    async def main() -> None:
+        async with inviting(founder) as (node, invitation):
+            table = TABLE.model_copy(update={"dataset": f"csv:{tmp_path / 'no.csv'}"})
+            with pytest.raises(DataError, match="there is no CSV file"):
+                await join_federation(path, invitation, table, name="b")
+            assert not path.exists()
+            assert node.charter.book.size == 0
+            (tmp_path / "no.csv").write_text("1,2,no\n3,4,yes\n" * 5)
+            home, _ = await join_federation(path, invitation, table, name="b")
+            assert home.table.dataset == table.dataset
+
+    asyncio.run(main())
 
 
 class _Broken(Exception):

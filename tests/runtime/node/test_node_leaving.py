@@ -13,9 +13,11 @@ from coterie.errors import MembershipError, NodeError
 from coterie.protocols.membership import sign_leave
 from coterie.runtime.node import leaving
 from coterie.runtime.node.charter import Charter
+from coterie.runtime.node.commands import Commands
 from coterie.runtime.node.daemon import Node
 from coterie.runtime.node.departing import DepartingNode, leave_without_node
 from coterie.runtime.node.departing import _Departing as Idle
+from coterie.runtime.node.doctor import examine
 from coterie.runtime.node.founding import found_run
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.leaving import leave, outlook
@@ -130,6 +132,28 @@ class _Nothing(dict):
 def test_what_leaving_would_mean(homes: list[Home]) -> None:
     assert outlook(homes[0].path) == (False, True, 2)
     assert outlook(homes[1].path) == (False, False, 2)
+
+
+def test_doctor_says_that_a_peer_has_left(homes: list[Home]) -> None:
+    def ledger() -> tuple[str, str]:
+        return next((check.verdict, check.found) for check in examine(homes[1].path) if check.name == "ledger")
+
+    assert ledger() == ("good", "3 members")
+    charter = Charter(homes[1].path, homes[1].table.federation)
+    charter.book.leave(homes[1].identity)
+    charter.close()
+    verdict, found = ledger()
+    assert verdict == "bad"
+    assert "has left" in found
+
+
+def test_an_unknown_member_is_answered_by_the_known_ones(homes: list[Home]) -> None:
+    async def main() -> None:
+        async with at_work(homes[0]) as node:
+            with pytest.raises(NodeError, match="Known: a, b, c"):
+                await Commands(node).expel({"peer": "Hospital D", "reason": ""})
+
+    asyncio.run(main())
 
 
 def test_the_last_one_is_refused(homes: list[Home]) -> None:

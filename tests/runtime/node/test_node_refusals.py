@@ -10,7 +10,9 @@ import pytest
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import spec as specs
 from coterie.errors import MessageError
+from coterie.network import Codec, Envelope
 from coterie.protocols import Mixed
+from coterie.runtime.node.messages import Standing
 from coterie.runtime.node.metrics import NodeMetrics
 from coterie.runtime.node.newcomer import Refusals
 
@@ -36,3 +38,11 @@ def test_what_was_refused_before_the_protocol_began_still_counts() -> None:
     metrics.round_done(0, 1.0, Mixed({"cd" * 32: 1.0}, None, None, (other,)))
     assert refusals.refused == {other: 3}
     assert refusals.reasons == {"message": 2, "rule": 1}
+
+
+@pytest.mark.parametrize("state", ["\x1b[2J", "ready\n", "", "all good", "x" * 17])
+def test_a_state_that_is_none_is_refused(state: str) -> None:
+    """It stands in the status and the log of whoever has asked."""
+    frame = Codec().encode(Envelope("send", 0, Standing(state, 0, 0)))
+    with pytest.raises(MessageError, match="not a message"):
+        Codec().decode(frame.header, ())

@@ -27,6 +27,8 @@ class Account:
         self.skipped = TokenBucket(_SKIPPED_A_SECOND, limits.receiving_bytes + _SKIPPED_AT_ONCE)
         self.asked = TokenBucket(_ASKED_A_SECOND, _ASKED_AT_ONCE)
         """Questions about routes, and relayed sessions opened: each costs some work."""
+        self.streams = TokenBucket(limits.streams_a_minute_of_a_peer / 60, limits.streams_a_minute_of_a_peer)
+        """That it opens."""
         self.answering = 0
         """Answers on their way to the peer."""
         self.receiving = 0

@@ -197,8 +197,13 @@ async def guarded(operation: Awaitable[Any]) -> Any:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error of gRPC says, in one line."""
+    """What an error of gRPC says, in one line. The details are the other end's word: it goes to logs and terminals."""
     code, details = getattr(error, "code", None), getattr(error, "details", None)
     if callable(code) and callable(details):
-        return f"{getattr(code(), 'name', code())}: {details()}"[:300]
-    return f"{type(error).__name__}: {error}"[:300]
+        return f"{getattr(code(), 'name', code())}: {printable(details() or '')}"[:300]
+    return f"{type(error).__name__}: {printable(str(error))}"[:300]
+
+
+def printable(text: str) -> str:
+    """The text with what steers a terminal, or ends a line, escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
+from coterie.data import Dataset
 from coterie.errors import NodeError
 from coterie.identity import PeerId
 from coterie.ledger import LedgerStore, Record
@@ -59,6 +61,28 @@ class Charter:
     @property
     def genesis(self) -> Genesis:
         return self.book.replay.genesis
+
+    def require_in(self, own: PeerId, home: Path) -> None:
+        """Raise NodeError where this peer has left."""
+        if own in self.membership.left:
+            key = shlex.quote(str(home / "key.pem"))
+            raise NodeError(
+                "this peer has left the federation",
+                where=str(home),
+                remedy=f"An invitation lets it in again: coterie federation join INVITATION --home NEW --key {key}. "
+                "To tell the members once more: coterie federation leave.",
+            )
+
+    def require_layout(self, layout: str, dataset: Dataset) -> None:
+        """Raise NodeError where a model with this layout hash, made for ``dataset``, is not the federation's."""
+        wanted = self.genesis.layout
+        if wanted and layout != wanted.hex():
+            raise NodeError(
+                f"with the data here, samples of shape {dataset.shape} and {dataset.classes} classes, the spec's model "
+                "is another one than the federation's",
+                where="node.toml, dataset",
+                remedy="All sites must have the same features, in the same order, and the same classes.",
+            )
 
     @property
     def founder(self) -> PeerId:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from coterie.errors import LedgerError, MembershipError, NodeError
+from coterie.errors import LedgerError, MembershipError, NodeError, near_miss
 from coterie.identity import PeerId, short_name
 from coterie.ledger import Record
 from coterie.protocols.membership import invite
@@ -180,10 +180,13 @@ class Commands:
             if text in (p, m.name, short_name(p)) or (len(text) > 7 and p.startswith(text))
         ]
         if len(found) != 1:
-            raise NodeError(
-                f"no member is called {text!r}" if not found else f"{len(found)} members are called {text!r}",
-                remedy="Give the peer id, or its first 16 digits, as 'coterie federation status' shows it.",
-            )
+            remedy = "Give the peer id, or its first 16 digits, as 'coterie federation status' shows it."
+            if not found:
+                raise NodeError(
+                    f"no member is called {text!r}",
+                    remedy=f"{near_miss(text, {member.name for member in members.values()})} {remedy}",
+                )
+            raise NodeError(f"{len(found)} members are called {text!r}", remedy=remedy)
         return found[0]
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -84,8 +85,9 @@ def call(path: Path, request: Mapping[str, Any], seconds: float = 30.0) -> dict[
                 stream.flush()
                 answer = json.loads(stream.readline(_LINE))
     except (OSError, ValueError):
+        home = str(path.parent)
         raise NodeError(
-            "no node answers here", where=str(path.parent), remedy=f"Start it: coterie node --home {path.parent}"
+            "no node answers here", where=home, remedy=f"Start it: coterie node --home {shlex.quote(home)}"
         ) from None
     if not answer.pop("ok", False):
         error = answer.get("error", {})

@@ -39,6 +39,7 @@ from coterie.runtime.node.metrics import NodeMetrics
 from coterie.runtime.node.metrics_port import MetricsPort
 from coterie.runtime.node.newcomer import Refusals, new_peer
 from coterie.runtime.node.part import Part
+from coterie.runtime.node.renewing import require_heard
 from coterie.runtime.node.shared import NodeChain
 from coterie.runtime.node.store import FileStore, clear_leftovers
 from coterie.runtime.work.memory import Arena, SharedMemory
@@ -154,13 +155,7 @@ class Node:
 
     def _require_in(self) -> None:
         """Raise NodeError where this peer has left."""
-        if self.identity.id in self.charter.membership.left:
-            raise NodeError(
-                "this peer has left the federation",
-                where=str(self.home.path),
-                remedy=f"An invitation lets it in again: coterie federation join INVITATION --home NEW --key "
-                f"{self.home.path / 'key.pem'}. To tell the members once more: coterie federation leave.",
-            )
+        self.charter.require_in(self.identity.id, self.home.path)
 
     def stop(self) -> None:
         """End soon and well."""
@@ -220,7 +215,8 @@ class Node:
 
     def _say_where(self) -> None:
         name, own = short_name(self.identity.id), self.identity.id
-        _log.info("%s (%s) listens at port %s", name, own, self.transport.port or "none: it dials out only")
+        where = f"listens at port {self.transport.port}" if self.transport.port else "dials out only"
+        _log.info("%s (%s) %s", name, own, where)
         if self.join_port is not None:
             _log.info("newcomers may knock at port %s", self.join_port.port)
         if self.table.listen is None and not self.contacts.knows_anybody:
@@ -303,11 +299,18 @@ class Node:
         while True:
             left = self.home.transport.certificate.ends - datetime.datetime.now(datetime.UTC)
             if left < _RENEW_BEFORE and self.identity.id in self.charter.membership.members:
-                await self.renew_certificate()
+                try:
+                    await self.renew_certificate()
+                except NodeError as error:
+                    _log.error("the certificate ends in %d days and is not renewed: %s", left.days, error)
             await asyncio.sleep(_RENEW_LOOK)
 
     async def renew_certificate(self) -> None:
-        """Announce a new one, wait until members have heard, and use it. Open invitations name the old one, and end."""
+        """Announce a new one, wait until members have heard, and use it. Open invitations name the old one, and end.
+
+        Raises NodeError where they would not hear, or not believe it.
+        """
+        await require_heard(self)
         fresh = TransportKey.new(self.identity)
         self.charter.book.renew(self.identity, fresh.certificate)
         await asyncio.sleep(_HEARD)
@@ -362,7 +365,8 @@ async def _run(home: Home, metrics: str | None) -> None:
     node, loop = Node(home), asyncio.get_running_loop()
     if metrics is not None:
         node.table = node.table.model_copy(update={"metrics": metrics})
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    ended_by = (signal.SIGTERM, signal.SIGINT)
+    numbers = [number for number in ended_by if signal.getsignal(number) != signal.SIG_IGN]  # as behind nohup or &
     for number in numbers:
         loop.add_signal_handler(number, node.stop)
     try:

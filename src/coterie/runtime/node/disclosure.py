@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
-from coterie import data
 from coterie.errors import NodeError
-from coterie.identity import PeerId
 from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.control import call
 from coterie.runtime.node.home import Home, NodeTable
+from coterie.runtime.node.site import data_here
 from coterie.runtime.progress import size
-from coterie.runtime.work.runner import layout_for
 from coterie.spec import Spec
+
+_MOST_CLASSES = 10
 
 
 def disclosure(path: Path) -> Iterator[str]:
     """Lines for the person in charge of this site's data. Raises what would keep the node from starting."""
     home = Home(path)
     table, spec = home.table, home.spec
-    others = [name for peer, name in _members(home).items() if peer != home.identity.id]
     if spec.is_for_scripts:
-        yield from _of_scripts(spec, table, others)
+        yield from _of_scripts(spec, table, _others(home))
         return
-    source = table.with_own_data(spec)
-    dataset = data.load(source.dataset, None)
-    layout = layout_for(spec, dataset)
+    dataset, layout = data_here(spec, table)
+    others = _others(home, lambda charter: charter.require_layout(layout.hash, dataset))
     yield f"federation   {spec.federation.name} ({table.federation[:16]}), protocol {spec.federation.protocol}"
-    yield f"data         {source.data.dataset}: read on this machine, and never sent"
+    yield f"data         {table.dataset or spec.data.dataset}: read on this machine, and never sent"
+    if names := dataset.class_names[:_MOST_CLASSES]:
+        more = " ..." if len(dataset.class_names) > len(names) else ""
+        listed = ", ".join(f"{number} is {name!r}" for number, name in enumerate(names))
+        yield f"classes      {listed}{more}: at all sites the same, or they train against each other"
     yield (
         f"sent         the whole model after each of {spec.federation.rounds} rounds: {layout.size:,} numbers, "
         f"{size(4 * layout.size)}, in the clear to the members that pull it"
@@ -56,11 +58,13 @@ def _of_scripts(spec: Spec, table: NodeTable, others: list[str]) -> Iterator[str
     yield "not hidden   weights tell things about the data they were trained on. No noise is added"
 
 
-def _members(home: Home) -> dict[PeerId, str]:
-    """Peer ids and names, from the running node, or from the ledger where none runs."""
+def _others(home: Home, look: Callable[[Charter], None] = lambda charter: None) -> list[str]:
+    """The other members' names, from the running node, or from the ledger where none runs; ``look`` sees that too."""
     try:
-        return {member["peer"]: member["name"] for member in call(home.socket, {"command": "status"})["members"]}
+        members = call(home.socket, {"command": "status"})["members"]
+        return [member["name"] for member in members if not member["this"]]
     except NodeError:
         pass
     with Charter(home.path, home.table.federation) as charter:
-        return {peer: member.name for peer, member in charter.membership.members.items()}
+        look(charter)
+        return [member.name for peer, member in charter.membership.members.items() if peer != home.identity.id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+import shlex
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -59,7 +60,9 @@ def examine(path: Path) -> list[Check]:
         _packages(table),
     ]
     if status is None:
-        checks.append(Check("node", "unknown", "not running", f"Start it: coterie node --home {path}"))
+        checks.append(
+            Check("node", "unknown", "not running", f"Start it: coterie node --home {shlex.quote(str(path))}")
+        )
         for what, address in (("listen", table.listen), ("join", table.join)):
             if address is not None:
                 checks.append(_try(f"{what} port", partial(_free, address)))
@@ -129,6 +132,7 @@ def _certificate(home: Home) -> str:
 
 def _ledger(home: Home) -> str:
     with Charter(home.path, home.table.federation) as charter:
+        charter.require_in(home.identity.id, home.path)
         return f"{len(charter.membership.members)} members"
 
 

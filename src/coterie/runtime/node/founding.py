@@ -29,12 +29,13 @@ from coterie.protocols.membership import (
     join,
     recover,
 )
+from coterie.protocols.membership.invitation import PREFIX
 from coterie.runtime.node.chain_start import save_pin
 from coterie.runtime.node.charter import Charter, begin_ledger, now_ms
 from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.node.messages import signed_spec
+from coterie.runtime.node.site import data_here
 from coterie.runtime.results import spec_text
-from coterie.runtime.work.runner import layout_for
 from coterie.spec import Spec
 
 _SCRIPT = {"dataset": "script", "partition": "iid"}
@@ -103,13 +104,8 @@ def found_with_data(
     path: Path, spec: Spec, table: NodeTable, *, name: str, policy: Policy, identity: Identity | None = None
 ) -> Home:
     """``found_federation`` for any spec; the data here say what the model's layout is. Also raises DataError."""
-    base = str(Path(spec.base).resolve())
-    source = table.with_own_data(spec)
-    layout = None
-    if not source.is_for_scripts:
-        dataset = data.load(source.dataset, None)
-        layout = layout_for(spec, dataset)
-    table = table.model_copy(update={"base": base})
+    layout = None if spec.is_for_scripts else data_here(spec, table)[1]
+    table = table.model_copy(update={"base": str(Path(spec.base).resolve())})
     return found_federation(path, spec, layout, table, name=name, policy=policy, identity=identity)
 
 
@@ -180,8 +176,10 @@ async def _enter(
     """Make a home and talk to who lets it in.
 
     Where that fails the home keeps its key: an answer may have been lost after the admission, and the same key is then
-    answered again. Another call takes it up.
+    answered again. Another call takes it up. Data that cannot be read are found before an invitation is used.
     """
+    if table.dataset is not None:
+        data.load(specs.check({"data": {"dataset": table.dataset}}, path).dataset, None)
     home = Home.begin(path, identity, federation)
     with home.locked():
         try:
@@ -304,6 +302,12 @@ def read_invitation(text: str) -> Invitation:
     try:
         if len(text) < 256 and path.is_file():
             text = path.read_text()
+        elif not text.lstrip().lower().startswith(PREFIX):
+            raise MembershipError(
+                f"there is no file {text[:80]!r}, and it is no invitation itself",
+                where="invitation",
+                remedy=f"Give the text, which begins with {PREFIX}, or a file that holds it.",
+            )
     except (OSError, UnicodeDecodeError) as error:
         raise MembershipError(f"the invitation cannot be read: {error}", where=str(path)) from None
     return Invitation.parse(text.strip())

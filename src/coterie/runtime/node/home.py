@@ -91,10 +91,6 @@ class NodeTable(BaseModel):
     part: int | None = Field(default=None, ge=0)
     """Which part of the spec's data set, from 0; by default the peer's number among the members."""
 
-    def with_own_data(self, spec: Spec) -> Spec:
-        """The spec with this site's own data set, where it has one."""
-        return spec if self.dataset is None else spec.with_values({"data.dataset": self.dataset})
-
 
 class Home:
     """The files of one node."""
@@ -145,7 +141,12 @@ class Home:
                 f"the folder cannot be made: {error.strerror or error}", where=str(path), remedy="Name another --home."
             ) from None
         if taken:
-            raise NodeError("the folder is not empty", where=str(path), remedy="Name a new folder with --home.")
+            remedy = "Name a new folder with --home."
+            if (path / "node.toml").exists():
+                remedy = (
+                    f"It is a node's home already: start that with 'coterie node', or {remedy[0].lower()}{remedy[1:]}"
+                )
+            raise NodeError("the folder is not empty", where=str(path), remedy=remedy)
         identity.save(home.path / "key.pem")
         home.save_transport(TransportKey.new(identity))
         return home
@@ -154,7 +155,7 @@ class Home:
     def spec_text(self) -> tuple[str, bytes] | None:
         """The spec as TOML, and the founder's signature; None for a newcomer that has not got it yet."""
         try:
-            return (self.path / "spec.toml").read_text(), (self.path / "spec.sig").read_bytes()
+            return (self.path / "spec.toml").read_text("utf-8"), (self.path / "spec.sig").read_bytes()
         except FileNotFoundError:
             return None
 
@@ -240,7 +241,7 @@ class Home:
     def locked(self) -> Iterator[None]:
         """Raise NodeError where another process works in this home; the lock ends with the process."""
         busy = NodeError(
-            "a node is at work here already", where=str(self.path), remedy="Stop it first, or name another --home."
+            "a node is at work here already", where=str(self.path), remedy="Stop it first, or name another home."
         )
         with locked(self.path, busy):
             yield

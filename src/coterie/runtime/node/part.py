@@ -16,7 +16,7 @@ from typing import Any
 
 from coterie import data
 from coterie.adversary import attackers as attackers_of
-from coterie.errors import NodeError
+from coterie.errors import CoterieError, NodeError
 from coterie.files import write_pieces
 from coterie.identity import PeerId
 from coterie.layout import element_bytes
@@ -31,7 +31,7 @@ from coterie.runtime.node.life import Life
 from coterie.runtime.node.messages import Standing, StandingAsk
 from coterie.runtime.node.metrics import NodeMetrics
 from coterie.runtime.node.shared import NodeChain
-from coterie.runtime.node.site import Site, part_of
+from coterie.runtime.node.site import Site, data_here, part_of
 from coterie.runtime.node.spec_source import SpecSource
 from coterie.runtime.node.waits import Waits
 from coterie.runtime.results import Result, RunDirectory
@@ -85,6 +85,8 @@ class Part:
             self.state, self._waits.why = "idle", _FOR_SCRIPTS
             _log.warning("%s", _FOR_SCRIPTS)
             return
+        if len(self._charter.peers) < spec.federation.peers:
+            await asyncio.to_thread(self._look_at_data, spec)
         ids = await self._complete(spec.federation.peers)
         if self._peer.id not in ids:
             _log.info("the federation is complete without this peer; it keeps records and answers")
@@ -94,6 +96,7 @@ class Part:
         await self._chains.recover(self._others())
         site, topology, attackers = await asyncio.to_thread(self._open_site, spec, ids, number)
         self._site, self.state = site, "ready"
+        self._transport.limit_snapshots(site.layout.hash, site.layout.size)
         returned = any(site.store.get(key) is not None for key in self._kept())
         late = await self._until_all_are_ready(spec.federation.peers)
         directory = RunDirectory(self._home.path)
@@ -206,6 +209,14 @@ class Part:
         found = sorted((self._home.path / "state").glob("*.state"))
         return [path.stem for path in found if path.stem != _NOT_PROTOCOLS]
 
+    def _look_at_data(self, spec: Spec) -> None:
+        """Warn of data that cannot be trained on while there is time to mend them: they are read when all are there."""
+        try:
+            dataset, layout = data_here(spec, self._home.table)
+            self._charter.require_layout(layout.hash, dataset)
+        except CoterieError as error:
+            _log.warning("training will fail here: %s", error)
+
     def _open_site(self, spec: Spec, ids: tuple[PeerId, ...], number: int) -> tuple[Site, Topology, frozenset[PeerId]]:
         table = self._home.table
         if table.dataset is not None:
@@ -215,15 +226,11 @@ class Part:
             parts = place(spec, data.load(spec.dataset, None))
             part = part_of(parts, table.part if table.part is not None else number)
         site = Site.open(spec, part, self._peer.id, ids, self._home.path / "state")
-        layout = self._charter.genesis.layout
-        if layout and site.layout.hash != layout.hex():
+        try:
+            self._charter.require_layout(site.layout.hash, part.dataset)
+        except NodeError:
             site.close()
-            raise NodeError(
-                f"with the data here, samples of shape {part.dataset.shape} and {part.dataset.classes} classes, the "
-                "spec's model is another one than the federation's",
-                where="node.toml, dataset",
-                remedy="All sites must have the same features, in the same order, and the same classes.",
-            )
+            raise
         malicious = frozenset(ids[index] for index in attackers_of(spec) if index < len(ids))
         return site, Topology.of(spec, len(ids)), malicious
 

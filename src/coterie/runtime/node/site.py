@@ -13,12 +13,13 @@ from coterie import data
 from coterie.errors import SpecError
 from coterie.identity import PeerId
 from coterie.layout import Layout, digest_of
+from coterie.runtime.node.home import NodeTable
 from coterie.runtime.node.jobs import ThreadJobs
 from coterie.runtime.node.store import StateStore
 from coterie.runtime.work.learner import JobLearner, Workplace
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.runtime.work.placement import Placement, share
-from coterie.runtime.work.runner import Runner
+from coterie.runtime.work.runner import Runner, layout_for
 from coterie.spec import Spec
 from coterie.training import Evaluation
 
@@ -40,6 +41,16 @@ def part_of(parts: Placement, number: int) -> Placement:
         train=[parts.train[index]],
         validation=[parts.validation[index]],
     )
+
+
+def data_here(spec: Spec, table: NodeTable) -> tuple[data.Dataset, Layout]:
+    """The data that a node with these settings trains on, and the layout of the model that the spec makes for them.
+
+    Raises DataError, ModelError, PluginError or SpecError where they cannot be had.
+    """
+    source = spec if table.dataset is None else spec.with_values({"data.dataset": table.dataset})
+    dataset = data.load(source.dataset, None)
+    return dataset, layout_for(spec, dataset)
 
 
 @dataclass
