@@ -325,7 +325,7 @@ def load(
 
 def check(tables: Mapping[str, Any], base: Path) -> Spec:
     """The Spec that ``tables`` mean. Raises SpecError naming the key, a near miss and the remedy."""
-    seeds = _seeds(tables)
+    written, seeds = tables, _seeds(tables)
     tables = {**tables, "federation": {**_table(tables, "federation"), "seed": seeds[0]}} if seeds else tables
     checked: dict[str, Any] = {}
     extras: dict[str, dict[str, Any]] = {}
@@ -353,7 +353,7 @@ def check(tables: Mapping[str, Any], base: Path) -> Spec:
         choices=choices,
         seeds=seeds or (checked["federation"].seed,),
         base=base,
-        given=tables,
+        given=written,
     )
 
 
