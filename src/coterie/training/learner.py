@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from coterie.errors import PluginError, TrainingDiverged, VectorBusy
-from coterie.layout import Layout
+from coterie.layout import Layout, is_finite
 from coterie.spec import TrainingTable
 from coterie.training import optimizers
 from coterie.training.engine import Engine
@@ -244,13 +244,8 @@ class Learner:
 
 def require_finite(loss: float, vector: torch.Tensor) -> None:
     """Raise TrainingDiverged unless the mean loss of a fit and the vector it ended in are finite."""
-    if not math.isfinite(loss) or not _finite(vector):
+    if not math.isfinite(loss) or not is_finite(vector):
         raise TrainingDiverged(
             "the loss or a parameter is no longer finite",
             remedy="Lower training.lr, or set training.clip.",
         )
-
-
-def _finite(vector: torch.Tensor) -> bool:
-    """Whether every element is finite: by their sum, and one by one only where finite elements may have overflowed."""
-    return math.isfinite(float(vector.sum())) or bool(torch.isfinite(vector).all())
