@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from coterie.errors import LayoutMismatch
-from coterie.layout import Layout, Slot, Snapshot, digest_of, element_bytes
+from coterie.layout import Layout, Slot, Snapshot, digest_of, element_bytes, is_finite
 
 WEIGHT = Slot("weight", (2, 3), (3, 1), "float32", 0)
 BIAS = Slot("bias", (2,), (1,), "float32", 6)
@@ -73,3 +73,18 @@ def test_elements_are_hashed_in_little_endian_order_wherever_they_lie():
         wanted = struct.pack(f"<{len(elements)}f", *elements.tolist())
         assert bytes(element_bytes(elements)) == wanted
         assert digest_of(elements) == hashlib.sha256(wanted).digest()
+
+
+@pytest.mark.parametrize(
+    ("elements", "finite"),
+    [
+        ([], True),
+        ([1.0, -2.0], True),
+        ([3e38, 3e38], True),
+        ([3e38, 3e38, float("nan")], False),
+        ([0.0, float("inf")], False),
+        ([float("inf"), -float("inf")], False),
+    ],
+)
+def test_elements_are_finite_also_where_their_sum_is_not(elements, finite):
+    assert is_finite(torch.tensor(elements)) is finite

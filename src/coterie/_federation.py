@@ -65,8 +65,6 @@ def init(
     table: Any,
 ) -> None:
     """Found a federation: make its genesis record, and the home of its first member."""
-    from coterie.identity import short_name
-    from coterie.network.addresses import Address
     from coterie.protocols.membership import Policy
     from coterie.runtime.node.founding import found_with_data, recovery_keys, spec_to_found
 
@@ -88,23 +86,7 @@ def init(
             recovery=ids,
         )
         made = found_with_data(home, found, table, name=name, policy=policy, identity=own_key(key))
-    success(f"federation   {made.table.federation}")
-    success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
-    success(f"home         {home}")
-    if not found.is_for_scripts:
-        peers = found.federation.peers
-        success(f"begins       when {peers} members are there, this one among them (federation.peers in the spec)")
-    if recovery:
-        success(f"recovery     {', '.join(map(str, recovery))}: take them off this machine, and keep them apart")
-    if table.listen and Address.parse(table.listen, to_listen=True).unspecified and table.announce is None:
-        typer.echo(
-            'Warning: others are not told where to reach this node. Set  announce = "host:port"  in '
-            f"{home / 'node.toml'}; invitations need it too.",
-            err=True,
-        )
-    typed = shlex.quote(str(home))
-    begin = f"COTERIE_HOME={typed} python YOUR_SCRIPT.py" if found.is_for_scripts else f"coterie node --home {typed}"
-    success(f"Next: {begin}   and, while it runs: coterie federation invite --home {typed}")
+    _founded(made, found, recovery or [])
 
 
 @federation.command(epilog="Example: coterie federation invite --home a --days 3")
@@ -318,13 +300,40 @@ def renew(home: Home) -> None:
     success(f"the new certificate has the SHA-256 fingerprint {answer['fingerprint']}")
 
 
-def _entered(made: Any, joined: Any, how: str = "") -> None:
-    """What a newcomer is told."""
+def _founded(made: Any, spec: Any, recovery: list[Path]) -> None:
+    """What a founder is told."""
+    from coterie.network.addresses import Address
+
+    home, table = made.path, made.table
+    _introduced(made)
+    success(f"home         {home}")
+    if not spec.is_for_scripts:
+        peers = spec.federation.peers
+        success(f"begins       when {peers} members are there, this one among them (federation.peers in the spec)")
+    if recovery:
+        success(f"recovery     {', '.join(map(str, recovery))}: take them off this machine, and keep them apart")
+    if table.listen and Address.parse(table.listen, to_listen=True).unspecified and table.announce is None:
+        typer.echo(
+            'Warning: others are not told where to reach this node. Set  announce = "host:port"  in '
+            f"{home / 'node.toml'}; invitations need it too.",
+            err=True,
+        )
+    typed = shlex.quote(str(home))
+    begin = f"COTERIE_HOME={typed} python YOUR_SCRIPT.py" if spec.is_for_scripts else f"coterie node --home {typed}"
+    success(f"Next: {begin}   and, while it runs: coterie federation invite --home {typed}")
+
+
+def _introduced(made: Any) -> None:
     from coterie.identity import short_name
 
-    home, typed = made.path, shlex.quote(str(made.path))
     success(f"federation   {made.table.federation}")
     success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
+
+
+def _entered(made: Any, joined: Any, how: str = "") -> None:
+    """What a newcomer is told."""
+    home, typed = made.path, shlex.quote(str(made.path))
+    _introduced(made)
     success(f"members      {', '.join(member.name for member in joined.membership.members.values())}")
     success(f"home         {home}")
     if joined.missing:

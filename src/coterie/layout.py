@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,3 +87,8 @@ def element_bytes(elements: torch.Tensor) -> memoryview:
 def digest_of(elements: torch.Tensor) -> bytes:
     """SHA-256 of the little-endian bytes of float32 ``elements``: 32 bytes."""
     return hashlib.sha256(element_bytes(elements)).digest()
+
+
+def is_finite(elements: torch.Tensor) -> bool:
+    """Whether all are: their sum tells in one fast pass, and only where it overflowed each is looked at."""
+    return math.isfinite(float(elements.sum())) or bool(torch.isfinite(elements).all())

@@ -250,6 +250,10 @@ class Spec:
         table = self.training
         return None if table.local_epochs is not None else table.local_steps or 10
 
+    def evaluates(self, round: int) -> bool:
+        """Whether the models are looked at after this round, counted from 0: every so many, and the last."""
+        return (round + 1) % self.evaluation.every == 0 or round + 1 >= self.federation.rounds
+
     def resolved(self) -> dict[str, dict[str, Any]]:
         """All tables with defaults and component settings filled in: what ``spec.toml`` in a run directory holds."""
         tables: dict[str, dict[str, Any]] = {}
@@ -321,7 +325,7 @@ def load(
 
 def check(tables: Mapping[str, Any], base: Path) -> Spec:
     """The Spec that ``tables`` mean. Raises SpecError naming the key, a near miss and the remedy."""
-    seeds = _seeds(tables)
+    written, seeds = tables, _seeds(tables)
     tables = {**tables, "federation": {**_table(tables, "federation"), "seed": seeds[0]}} if seeds else tables
     checked: dict[str, Any] = {}
     extras: dict[str, dict[str, Any]] = {}
@@ -349,7 +353,7 @@ def check(tables: Mapping[str, Any], base: Path) -> Spec:
         choices=choices,
         seeds=seeds or (checked["federation"].seed,),
         base=base,
-        given=tables,
+        given=written,
     )
 
 

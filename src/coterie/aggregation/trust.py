@@ -20,7 +20,7 @@ from coterie import registry
 from coterie.aggregation.interface import Context, Judge, State
 from coterie.aggregation.means import Result
 from coterie.aggregation.root import require_root, root_gradient
-from coterie.aggregation.rows import Floats, combine, distances, near_rows
+from coterie.aggregation.rows import Floats, combine, distances, near_rows, own_alone, recorded
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Gate = Annotated[float, Field(ge=1)]
@@ -170,9 +170,9 @@ def _mix(
     """x + sum w c U with the weights scaled so that they and ``vote`` have sum 1; own where all are 0."""
     total = weights.sum() + vote
     if not total > 0:
-        return own, torch.from_numpy(np.eye(1, len(weights), dtype=np.float32)[0]), state
+        return own, own_alone(len(weights)), state
     weights = weights / total
-    return combine(own, received, weights * clip, base), torch.from_numpy(weights.astype(np.float32)), state
+    return combine(own, received, weights * clip, base), recorded(weights), state
 
 
 def _downhill(judge: Judge, base: torch.Tensor, gradient: torch.Tensor, slope: float, longest: float) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from coterie.errors import SpecError
 from coterie.network.codec import CHUNK_BYTES, MAX_HEADER_BYTES, MAX_SNAPSHOTS
+from coterie.network.sending import PIECE_BYTES
 
 MIB = 1 << 20
 
@@ -88,6 +89,11 @@ class Limits:
                 where="limits",
                 remedy="Lower it, or raise the other.",
             )
+
+    @property
+    def message_seconds(self) -> float:
+        """For one message of a stream to be taken by the other end."""
+        return self.stall_seconds + PIECE_BYTES / self.minimum_bytes_a_second
 
 
 class TokenBucket:

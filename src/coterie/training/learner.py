@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from coterie.errors import PluginError, TrainingDiverged, VectorBusy
-from coterie.layout import Layout
+from coterie.layout import Layout, is_finite
 from coterie.spec import TrainingTable
 from coterie.training import optimizers
 from coterie.training.engine import Engine
@@ -20,7 +20,7 @@ from coterie.training.span import Descent
 from coterie.training.vector import VectorModule
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-_EVALUATION_BATCH = 250
+EVALUATION_BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,8 @@ class Learner:
         loss = correct = 0.0
         with self._evaluating() as module, torch.no_grad():  # a module may cache what inference mode would spoil
             by_hand = self._engine if self._engine is not None and self._engine.takes(x) else None
-            for start in range(0, len(y), _EVALUATION_BATCH):
-                chunk_x, chunk_y = x[start : start + _EVALUATION_BATCH], y[start : start + _EVALUATION_BATCH]
+            for start in range(0, len(y), EVALUATION_BATCH):
+                chunk_x, chunk_y = x[start : start + EVALUATION_BATCH], y[start : start + EVALUATION_BATCH]
                 outputs = module(chunk_x.clone()) if by_hand is None else by_hand.outputs(chunk_x)
                 loss += float(self._loss(outputs, chunk_y)) * len(chunk_y)
                 correct += int((outputs.argmax(1) == chunk_y).sum())
@@ -212,7 +212,7 @@ class Learner:
     def outputs(self, x: torch.Tensor) -> torch.Tensor:
         """What the bound vector's model gives for ``x`` (n, *shape): (n, classes); no gradient, evaluation mode."""
         with self._evaluating() as module, torch.no_grad():
-            pieces = [module(x[at : at + _EVALUATION_BATCH].clone()) for at in range(0, len(x), _EVALUATION_BATCH)]
+            pieces = [module(x[at : at + EVALUATION_BATCH].clone()) for at in range(0, len(x), EVALUATION_BATCH)]
         return torch.cat(pieces)
 
     def gradient(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -220,7 +220,7 @@ class Learner:
         bound = self.bound
         with self._evaluating():
             whole, by_hand = torch.arange(len(y)), None
-            if self._engine is not None and len(y) <= _EVALUATION_BATCH:
+            if self._engine is not None and len(y) <= EVALUATION_BATCH:
                 by_hand = self._engine.losses(x, y, whole, [whole])
             for _ in self._autograd(x, y, whole, [whole]) if by_hand is None else by_hand.losses:
                 pass
@@ -244,13 +244,8 @@ class Learner:
 
 def require_finite(loss: float, vector: torch.Tensor) -> None:
     """Raise TrainingDiverged unless the mean loss of a fit and the vector it ended in are finite."""
-    if not math.isfinite(loss) or not _finite(vector):
+    if not math.isfinite(loss) or not is_finite(vector):
         raise TrainingDiverged(
             "the loss or a parameter is no longer finite",
             remedy="Lower training.lr, or set training.clip.",
         )
-
-
-def _finite(vector: torch.Tensor) -> bool:
-    """Whether every element is finite: by their sum, and one by one only where finite elements may have overflowed."""
-    return math.isfinite(float(vector.sum())) or bool(torch.isfinite(vector).all())

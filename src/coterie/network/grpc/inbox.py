@@ -89,7 +89,7 @@ class Inbox:
             if reader.waits:
                 await self._admit(reader)
                 rest = reader.feed(rest)
-            await reader.line.below(PENDING_BYTES)
+            await reader.backlog.below(PENDING_BYTES)
             if not reader.whole:
                 now = asyncio.get_running_loop().time()
                 self._progress.moved(len(content), now)

@@ -23,7 +23,6 @@ from coterie.network.grpc.station import Station
 from coterie.network.grpc.stream import RouteLost, Watch
 from coterie.network.grpc.wire import ASK_ROUTE, FIRST, FORWARD, FORWARDED, NEXT, ROUTE, Addressed
 from coterie.network.sealing import Opening, Sealer, Unsealer, accept
-from coterie.network.sending import PIECE_BYTES
 
 WINDOW = 4
 """Messages of at most 1 MiB."""
@@ -69,8 +68,7 @@ class Relay:
         """A way to ``to``. Raises RouteLost where nobody that is connected has one."""
         via = await self._ask(to)
         members = self._station.members
-        bits = sum(1 << encoding.code for encoding in encodings())
-        opening = Opening(self._station.identity, members.genesis, to, bits)
+        opening = Opening(self._station.identity, members.genesis, to, _encodings())
         self._opened[to] = opened = _Opened(via, opening, asyncio.get_running_loop().create_future())
         try:
             async with asyncio.timeout(self._station.limits.connect_seconds):
@@ -188,13 +186,13 @@ class Relay:
                     session.put(rest[8:])
                 elif self._may_ask(link):
                     self._answer(link, Addressed(sender, _UNKNOWN + rest[:8]).encode(FORWARD))
-            elif kind == _ACK:
+            elif kind in (_ACK, _UNKNOWN):
                 route = self._routes.get(sender)
-                if route is not None and route.via == link.peer and route.number == rest[:8]:
+                if route is None or route.via != link.peer or route.number != rest[:8]:
+                    return
+                if kind == _ACK:
                     route.acknowledged(rest[8:])
-            elif kind == _UNKNOWN:
-                route = self._routes.get(sender)
-                if route is not None and route.via == link.peer and route.number == rest[:8]:
+                else:
                     self._routes.pop(sender).end("the receiver has started anew")
         except MessageError as error:
             self._station.drop(link.peer, "wrong relayed message", str(error))
@@ -203,9 +201,8 @@ class Relay:
         source = self._link_to(sender)
         if source is None:
             return
-        bits = sum(1 << encoding.code for encoding in encodings())
         genesis = self._station.members.genesis
-        unsealer, answer = accept(self._station.identity, genesis, sender, content, bits)
+        unsealer, answer = accept(self._station.identity, genesis, sender, content, _encodings())
         session = _Incoming(content[_SESSION], unsealer, source, link, self)
         sessions = self._sessions.setdefault((sender, link.peer), [])
         if len(sessions) > 1:
@@ -275,6 +272,11 @@ class Relay:
         return False
 
 
+def _encodings() -> int:
+    """What this process can decode, as bits."""
+    return sum(1 << encoding.code for encoding in encodings())
+
+
 class RelayRoute:
     """A way to a peer through ``via``, one direction only."""
 
@@ -307,7 +309,7 @@ class RelayRoute:
         content = _DATA + self.number + self._sealer.seal(message)
         if self._sealer.sent - self._sealer.received >= WINDOW:
             self._room.clear()
-        self._watch.set(asyncio.get_running_loop().time() + self._patience)
+        self._watch.set(asyncio.get_running_loop().time() + self._station.limits.message_seconds)
         try:
             await self._send(self.via, Addressed(self.to, content).encode(FORWARD))
         except RouteLost as error:
@@ -329,7 +331,7 @@ class RelayRoute:
         if self._sealer.received == self._sealer.sent:
             self._watch.clear()
         else:
-            self._watch.set(asyncio.get_running_loop().time() + self._patience)
+            self._watch.set(asyncio.get_running_loop().time() + self._station.limits.message_seconds)
 
     def end(self, reason: str) -> None:
         """Nothing goes this way any more."""
@@ -339,11 +341,6 @@ class RelayRoute:
         unsettled, self._unsettled = self._unsettled, deque()
         for _, failed in unsettled:
             self._station.tell(failed)
-
-    @property
-    def _patience(self) -> float:
-        limits = self._station.limits
-        return limits.stall_seconds + PIECE_BYTES / limits.minimum_bytes_a_second
 
 
 class _Incoming:

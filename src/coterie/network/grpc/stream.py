@@ -11,7 +11,6 @@ from coterie.identity import PeerId
 from coterie.network.compression import Encoding, encodings
 from coterie.network.grpc.station import Station
 from coterie.network.grpc.wire import BYE, Hello
-from coterie.network.sending import PIECE_BYTES
 
 
 class RouteLost(Exception):
@@ -120,7 +119,7 @@ class Direct:
         async with self._lock:
             if self.ended or self.said_bye:
                 raise RouteLost(self.ended or "retired", untouched=True)
-            self._watch.set(asyncio.get_running_loop().time() + self._most_seconds)
+            self._watch.set(asyncio.get_running_loop().time() + self._station.limits.message_seconds)
             try:
                 await guarded(self._ends.write(message))
             except BrokenStream as error:
@@ -173,11 +172,6 @@ class Direct:
             self.ended = reason
             self._watch.close()
             self._ends.cut(reason)
-
-    @property
-    def _most_seconds(self) -> float:
-        limits = self._station.limits
-        return limits.stall_seconds + PIECE_BYTES / limits.minimum_bytes_a_second
 
 
 class BrokenStream(Exception):

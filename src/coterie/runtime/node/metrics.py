@@ -48,11 +48,11 @@ class NodeMetrics:
             for sender in mixed.refused:
                 self.dropped(sender, _NotTaken("the rule did not take its vector"))
         last, moment, sent = self.mixed, self.seconds(), self.bytes_sent()
-        table, rounds = self.spec.evaluation, self.spec.federation.rounds
+        rounds = self.spec.federation.rounds
         _log.info(
             "round %d of %d: loss %.4f, %d models", round + 1, rounds, loss, len(mixed.weights) - 1 if mixed else 0
         )
-        if (round + 1) % table.every and round + 1 < rounds:
+        if not self.spec.evaluates(round):
             return
 
         def done(evaluation: Evaluation) -> None:
@@ -69,7 +69,7 @@ class NodeMetrics:
             )
             self.on_record(self.last)
 
-        self.learner.evaluate(table.samples, done)
+        self.learner.evaluate(self.spec.evaluation.samples, done)
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
         self.before.dropped(sender, error)

@@ -27,9 +27,8 @@ from coterie.runtime.node.nursery import ForkedNode, Nursery
 from coterie.runtime.peer_metrics import NewRecords
 from coterie.runtime.results import PeerMetrics, RunDirectory
 from coterie.runtime.work.placement import place
-from coterie.runtime.work.runner import build_module
+from coterie.runtime.work.runner import layout_for
 from coterie.spec import Spec
-from coterie.training.vector import VectorModule
 
 _STARTS = 60.0
 """Seconds that a node has to start and answer on its socket."""
@@ -102,7 +101,7 @@ class Processes:
     ) -> None:
         """Make the homes of all nodes, in ``folder``. Raises what a simulation of the spec would."""
         parts = place(spec, dataset)
-        layout = VectorModule(build_module(spec, parts.dataset.shape, parts.dataset.classes)).layout
+        layout = layout_for(spec, parts.dataset)
         self.topology = parts.topology
         folders = [folder / name for name in parts.ids]
         homes = found_run(folders, spec, layout, parts.ids, parts.numbers)

@@ -19,10 +19,9 @@ from coterie.runtime.node.store import StateStore
 from coterie.runtime.work.learner import JobLearner, Workplace
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.runtime.work.placement import Placement, share
-from coterie.runtime.work.runner import Runner, build_module
+from coterie.runtime.work.runner import Runner, layout_for
 from coterie.spec import Spec
 from coterie.training import Evaluation
-from coterie.training.vector import VectorModule
 
 _ROWS = 8
 """Vectors in a piece of memory; more pieces are taken as needed."""
@@ -51,7 +50,7 @@ def data_here(spec: Spec, table: NodeTable) -> tuple[data.Dataset, Layout]:
     """
     source = spec if table.dataset is None else spec.with_values({"data.dataset": table.dataset})
     dataset = data.load(source.dataset, None)
-    return dataset, VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
+    return dataset, layout_for(spec, dataset)
 
 
 @dataclass

@@ -22,8 +22,9 @@ from coterie import registry
 from coterie import spec as specs
 from coterie.adversary import craft, targets
 from coterie.aggregation import Context, aggregate, metropolis_weights
+from coterie.data import Dataset
 from coterie.errors import CoterieError, LayoutMismatch, PluginError, RunError, SpecError
-from coterie.layout import digest_of
+from coterie.layout import Layout, digest_of
 from coterie.runtime.work.descriptions import (
     AggregateJob,
     AggregateOutcome,
@@ -44,7 +45,7 @@ from coterie.runtime.work.merging import merged
 from coterie.runtime.work.tickets import Ticket
 from coterie.seeds import derive, generator
 from coterie.spec import Choice, Spec
-from coterie.training import Evaluation, FitState, Learner, Tally
+from coterie.training import Evaluation, FitState, Learner, Tally, VectorModule
 from coterie.training.optimizers import learning_rate, update_velocity
 from coterie.training.vector import LocalState
 
@@ -68,6 +69,11 @@ def build_module(spec: Spec, data_shape: tuple[int, ...], classes: int) -> nn.Mo
             f"the model is a {type(module).__name__}", where="model.name", remedy="Return a torch.nn.Module."
         )
     return module
+
+
+def layout_for(spec: Spec, dataset: Dataset) -> Layout:
+    """The layout of the spec's model for these data. Raises as ``build_module``, and ModelError."""
+    return VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
 
 
 @dataclass
