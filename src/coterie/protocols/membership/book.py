@@ -4,7 +4,8 @@ Limits on what others can make it keep: no record longer than ``records.MOST_BYT
 none dated more than ``SKEW_MS`` after this peer's own clock; at most ``MOST_OF_ONE`` of one author that no other author
 has followed, and ``MOST_RECORDS`` in all. A member that floods the others is thus limited, named, and can be expelled:
 the expulsion follows some of its records, so peers that have refused those fetch them after all (``cited``), and what
-lies beside the expulsion does not count.
+lies beside the expulsion does not count. Not protected: two members that follow each other's records lift each other's
+shares, and can fill ``MOST_RECORDS``; then nobody is admitted or expelled any more.
 """
 
 from __future__ import annotations
