@@ -153,7 +153,30 @@ def test_a_flood_is_cut_off_and_ends_with_the_expulsion(monkeypatch):
     assert desk.book.offer(out) == "kept"
     assert desk.book.offer(flood[6]) == "kept", "what others have followed is not held against its author any more"
     monkeypatch.setattr(book, "MOST_RECORDS", desk.book.size + 1)
+    assert desk.book.offer(lab.renew(CAT, out)) == "kept", "what the expelled has left takes no room"
+    monkeypatch.setattr(book, "MOST_LOG", desk.book.size + 1)
     assert desk.book.offer(lab.renew(CAT, out)) == "full"
+
+
+def test_two_that_lift_each_others_shares_fill_the_book_and_are_expelled_all_the_same(monkeypatch):
+    monkeypatch.setattr(book, "MOST_OF_ONE", 5)
+    monkeypatch.setattr(book, "MOST_RECORDS", 40)
+    lab = History(ANN)
+    lab.admit(ANN, BOB)
+    lab.admit(ANN, DAN)
+    last = admitted = lab.admit(ANN, CAT)
+    desk = Desk(lab)
+    outcomes = []
+    while "full" not in outcomes:
+        who = (BOB, CAT)[len(outcomes) % 2]
+        last = lab.renew(who, last, certificate=who.certificate, time=last.time + 1)
+        outcomes.append(desk.book.offer(last))
+    assert len(outcomes) > 30
+    assert desk.book.offer(lab.renew(DAN, admitted)) == "full"
+    for who in (BOB, CAT):
+        assert desk.book.offer(lab.expel(ANN, who, admitted)) == "kept"
+    assert set(desk.book.membership.expelled) == {BOB.id, CAT.id}
+    assert desk.book.offer(lab.renew(DAN, admitted)) == "kept"
 
 
 def test_many_heads_are_brought_together():

@@ -538,6 +538,27 @@ def test_two_long_chains_shown_to_different_members_do_not_divide_them(world, mo
     assert made.dropped == []
 
 
+def test_full_books_with_different_records_let_an_expulsion_in(world, monkeypatch):
+    """Two members fill Ann's book and Bob's with other records: the expulsion follows some that Bob has no room for."""
+    monkeypatch.setattr(book, "MOST_OF_ONE", 5)
+    monkeypatch.setattr(book, "MOST_RECORDS", 60)
+    made = world(["ann", "bob", "eve", "fay"], hostile=["eve", "fay"])
+    ann, bob = made.nodes["ann"], made.nodes["bob"]
+    pair = people("eve", "fay")
+    for node, later in ((ann, 1), (bob, 1000)):
+        last, outcome, number = made.lab.records[2], "", 0
+        while outcome != "full":
+            who = pair[number % 2]
+            last = made.lab.renew(who, last, certificate=who.certificate, time=last.time + later)
+            outcome, number, later = node.book.offer(last), number + 1, 1
+    for who in pair:
+        ann.book.expel(ANN.identity, who.id)
+    made.until(lambda: set(bob.book.membership.expelled) == {who.id for who in pair}, 60)
+    bob.book.renew(bob.who.identity, bob.who.certificate)
+    made.until(lambda: ann.book.has(bob.book.log(bob.book.size - 1, 1)[0].id), 60)
+    assert made.dropped == []
+
+
 def test_a_strangers_record_lifts_nobodys_share(world, monkeypatch):
     """Anybody can make keys; what they sign is refused, but what it followed had been taken."""
     monkeypatch.setattr(book, "MOST_OF_ONE", 20)

@@ -26,7 +26,7 @@ def test_thousands_of_tampered_messages():
     async def test():
         dice = random.Random(5)
         async with World(3, QUICK) as world:
-            listening = await world.start(0, frames_at_once=10**6)
+            listening = await world.start(0, frames_at_once=10**6, streams_a_minute_of_a_peer=10**6)
             dialling = await world.start(1, listening, listen=None)
             members = [site.id for site in world.sites]
             streams, sent = 0, 0
@@ -82,7 +82,7 @@ def test_whatever_comes_a_good_frame_passes_afterwards():
 
     async def start():
         world = World(2, QUICK)
-        listening = await world.start(0, frames_at_once=10**6)
+        listening = await world.start(0, frames_at_once=10**6, streams_a_minute_of_a_peer=10**6)
         return world, listening
 
     with asyncio.Runner() as runner:

@@ -12,6 +12,7 @@ from typing import Any
 
 from real_nodes import wait_until
 
+from coterie import spec as specs
 from coterie.errors import NodeError
 from coterie.protocols.membership import Policy
 from coterie.runtime.node.founding import found_with_data, join_federation, read_invitation
@@ -39,8 +40,9 @@ class Grown:
         """``more``: of the spec; ``table``: of the founder's ``node.toml``."""
         self._folder, self._nursery = folder, Nursery()
         self.nodes: list[NodeProcess] = []
-        spec = folder / "study.toml"
-        spec.write_text(SPEC.format(peers=peers, rounds=rounds, more=more))
+        path = folder / "study.toml"
+        path.write_text(SPEC.format(peers=peers, rounds=rounds, more=more))
+        spec = specs.load(path, ())
         policy = Policy(admit="any", seats=100)
         self._add(found_with_data(folder / "0", spec, _table(join=LOOPBACK, **table), name="0", policy=policy))
 

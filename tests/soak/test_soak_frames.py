@@ -37,6 +37,8 @@ FRAMES = 10_000
 """At least."""
 FRAMES_A_SECOND = 400.0
 """Below ``Limits.frames_a_second``: what is beyond would be dropped unread."""
+STREAMS_A_SECOND = 9.0
+"""Below ``Limits.streams_a_minute_of_a_peer``."""
 GROWTH = 32 << 20
 """Bytes by which the node's resident memory may grow while frames come."""
 ELEMENTS = 64 * 10 + 10
@@ -70,6 +72,7 @@ async def fuzz(
     dice, began = random.Random(11), time.monotonic()
     frames = streams = 0
     while not over(frames):
+        await asyncio.sleep(max(0.0, streams / STREAMS_A_SECOND - (time.monotonic() - began)))
         async with Intruder(target, key) as intruder:
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
                 await intruder.greet(genesis)

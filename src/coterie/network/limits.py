@@ -43,7 +43,7 @@ class Limits:
     """From one peer, after a quiet time. Raise it together with ``frames_a_second``."""
     streams_of_a_peer: int = 4
     """That one peer has opened and not yet ended. One is in use; more are there for moments, when one is replaced."""
-    streams_a_minute_of_a_peer: float = 120.0
+    streams_a_minute_of_a_peer: float = 600.0
     """That one peer may open, in the long run; as many at once. Raise it for a line that breaks off all the time."""
     streams: int = 1024
     """That all peers together have opened. Raise it above the number of members that dial this one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import stat
 from collections.abc import Iterator, Mapping
@@ -267,3 +268,33 @@ def test_a_folder_that_others_may_write_has_no_socket(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(NodeError, match="others may write"):
         asyncio.run(ControlServer(tmp_path / "control.sock", {}).start())
+
+
+def test_a_socket_in_anothers_folder_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies where everybody may make folders: whoever made this one could hand out invitations of its own."""
+
+    async def lie(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"invitation": "coterie1..."}
+
+    async def main() -> None:
+        elsewhere, at_home = tmp_path / "0123456789abcdef.sock", tmp_path / "control.sock"
+        servers = [ControlServer(path, {"invite": lie}) for path in (elsewhere, at_home)]
+        for server in servers:
+            await server.start()
+        owner = os.getuid()
+        for user, path, answered in (
+            (owner, elsewhere, True),
+            (owner + 1, elsewhere, False),
+            (owner + 1, at_home, False),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr("coterie.runtime.node.control.os.getuid", lambda user=user: user)
+                if answered:
+                    await asyncio.to_thread(call, path, {"command": "invite"})
+                else:
+                    with pytest.raises(NodeError, match="belongs to another user"):
+                        await asyncio.to_thread(call, path, {"command": "invite"})
+        for server in servers:
+            await server.close()
+
+    asyncio.run(main())

@@ -4,12 +4,15 @@ Limits on what others can make it keep: no record longer than ``records.MOST_BYT
 none dated more than ``SKEW_MS`` after this peer's own clock; at most ``MOST_OF_ONE`` of one author that no other author
 has followed, and ``MOST_RECORDS`` in all. A member that floods the others is thus limited, named, and can be expelled:
 the expulsion follows some of its records, so peers that have refused those fetch them after all (``cited``), and what
-lies beside the expulsion does not count.
+lies beside the expulsion does not count. Two members that follow each other's records lift each other's shares, and can
+fill ``MOST_RECORDS``; the founder and recovery keys can expel them all the same, and what they wrote then takes no
+room. Not protected: where only a quorum may expel, its records are kept out with all others.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from coterie.errors import MembershipError
@@ -29,6 +32,8 @@ from coterie.protocols.membership.records import (
 from coterie.protocols.membership.replay import Membership, Replay
 
 MOST_RECORDS = 10_000
+MOST_LOG = 2 * MOST_RECORDS
+"""With those of the founder and of recovery keys, and what they follow: a full book must not keep an expulsion away."""
 MOST_OF_ONE = 1000
 SKEW_MS = 600_000
 """By so much a record may be ahead of this peer's clock."""
@@ -54,6 +59,7 @@ class Book:
         self.watchers: list[Callable[[], None]] = []
         """Called after every record that was added."""
         self._uncited: dict[PeerId, dict[int, None]] = {}
+        self._written = Counter[PeerId]()
         for record in records:
             self.replay.add(record)
         for node in self.replay.graph.nodes:
@@ -79,12 +85,12 @@ class Book:
     def has(self, record: RecordId) -> bool:
         return record in self.replay.graph.by_id
 
-    def offer(self, record: Record, *, cited: bool = False) -> str:
+    def offer(self, record: Record, *, cited: bool = False, by: PeerId = "") -> str:
         """Take a record from elsewhere, already checked by ``Record.decode``. What came of it:
 
         "kept"; "known"; "waiting": parents are missing, and it was not kept; "early": it is from the future; "full":
-        its author has filled its share, or all have; ``cited`` lifts the author's share, for what others' records
-        follow.
+        its author has filled its share, or all have; ``cited`` lifts the author's share, for what a record of ``by``
+        follows.
         Raises MembershipError for what no honest peer would have kept.
         """
         if self.has(record.id):
@@ -97,17 +103,27 @@ class Book:
             return "early"
         node = self.replay.graph.place(record)
         mine = self._uncited.get(record.author, {})
-        if len(self.replay.graph.nodes) >= MOST_RECORDS or (len(mine) >= MOST_OF_ONE and not cited):
+        if (len(mine) >= MOST_OF_ONE and not cited) or not self._has_room({record.author, by}):
             return "full"
         self._add(node)
         return "kept"
 
+    def _has_room(self, authors: set[PeerId]) -> bool:
+        """Room for a record of one of these: what the expelled left behind takes none, and the founder needs none."""
+        nodes = self.replay.graph.nodes
+        if len(nodes) < MOST_RECORDS:
+            return True
+        membership = self.membership
+        needs_none = not authors.isdisjoint({membership.founder, *self.replay.genesis.policy.recovery})
+        left_behind = sum(self._written[peer] for peer in membership.expelled)
+        return (needs_none or len(nodes) - left_behind < MOST_RECORDS) and len(nodes) < MOST_LOG
+
     def may_widen(self, peer: PeerId) -> bool:
         """Whether what this peer's record follows may be taken beyond its authors' shares.
 
-        Not for a stranger, one that was expelled, or one whose own share is filled: its record would only be refused.
+        Not for a stranger, one that was expelled, or one for whose own there is no room: its record would be refused.
         """
-        return peer in self._heard() and len(self._uncited.get(peer, ())) < MOST_OF_ONE
+        return peer in self._heard() and len(self._uncited.get(peer, ())) < MOST_OF_ONE and self._has_room({peer})
 
     # What this peer adds
 
@@ -208,6 +224,7 @@ class Book:
             if author != node.author:
                 for other in [other for other in uncited if other & node.past]:
                     del uncited[other]
+        self._written[node.author] += 1
         mine = self._uncited.setdefault(node.author, {})
         mine[node.bit] = None
         if len(mine) == MOST_OF_ONE:

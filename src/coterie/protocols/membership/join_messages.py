@@ -9,7 +9,7 @@ import msgspec
 from coterie.identity import Certificate, PeerId
 from coterie.ledger.records import MOST_BYTES
 from coterie.network.addresses import MOST_CHARACTERS
-from coterie.protocols.membership.book import MOST_RECORDS
+from coterie.protocols.membership.book import MOST_LOG
 from coterie.protocols.membership.policy import MOST_RECOVERY, Id
 from coterie.protocols.membership.records import Der, Hash, Name, Signature
 
@@ -34,7 +34,7 @@ class JoinRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=T
     nonce: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     proof: Signature
     """By the invitation's key."""
-    start: Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
+    start: Annotated[int, msgspec.Meta(ge=0, le=MOST_LOG)]
     signature: Signature
     """By the newcomer, over all the rest."""
 
@@ -50,7 +50,7 @@ class RecoveryRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fiel
         msgspec.Meta(max_length=1 + MOST_RECOVERY),
     ]
     """A succession, and what countersigns it: signed by recovery keys."""
-    start: Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
+    start: Annotated[int, msgspec.Meta(ge=0, le=MOST_LOG)]
     proof: Signature
     """By the invitation's key, over all the rest and the inviter."""
 
@@ -80,8 +80,8 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     missing: Annotated[int, msgspec.Meta(ge=0)]
     """Signatures that the admission still needs."""
     start: Annotated[int, msgspec.Meta(ge=0)]
-    total: Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
-    records: Annotated[list[bytes], msgspec.Meta(max_length=MOST_RECORDS)]
+    total: Annotated[int, msgspec.Meta(ge=0, le=MOST_LOG)]
+    records: Annotated[list[bytes], msgspec.Meta(max_length=MOST_LOG)]
     briefing: Briefing = Briefing()
 
 
@@ -90,8 +90,8 @@ class History(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
 
     genesis: Annotated[bytes, msgspec.Meta(max_length=2 * MOST_BYTES)]
     start: Annotated[int, msgspec.Meta(ge=0)]
-    total: Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
-    records: Annotated[list[bytes], msgspec.Meta(max_length=MOST_RECORDS)]
+    total: Annotated[int, msgspec.Meta(ge=0, le=MOST_LOG)]
+    records: Annotated[list[bytes], msgspec.Meta(max_length=MOST_LOG)]
     briefing: Briefing = Briefing()
 
 

@@ -29,7 +29,7 @@ from coterie.identity import PeerId
 from coterie.ledger.records import Record, RecordId
 from coterie.network import Message, message
 from coterie.protocols.allowance import Allowance
-from coterie.protocols.membership.book import MOST_RECORDS, Book
+from coterie.protocols.membership.book import MOST_LOG, Book
 from coterie.protocols.membership.records import MOST_BYTES, Hash
 from coterie.protocols.peer import Peer
 
@@ -48,7 +48,7 @@ _READ_ANEW = 16
 """One look in so many reads a member's log from the start."""
 _RECORD_BYTES = MOST_BYTES + 4096
 """Of an encoded record: its content, up to 64 parents, and the rest."""
-Place = Annotated[int, msgspec.Meta(ge=0, le=MOST_RECORDS)]
+Place = Annotated[int, msgspec.Meta(ge=0, le=MOST_LOG)]
 
 
 @message
@@ -225,8 +225,9 @@ class Spread:
         for first in range(0, len(lacking), MOST_FETCHED):
             for ancestor in await self._fetch(partner, lacking[first : first + MOST_FETCHED]):
                 cited = ancestor.author != record.author  # nobody widens its own share
-                if self.book.offer(ancestor, cited=cited) == "early":
-                    return "early"
+                outcome = self.book.offer(ancestor, cited=cited, by=record.author)
+                if outcome in ("early", "full"):
+                    return outcome
         outcome = self.book.offer(record)
         if outcome == "waiting":
             raise MembershipError("a record follows what does not come", where=record.where)
@@ -238,7 +239,7 @@ class Spread:
         The log is read backwards, many records a message. Link by link, a chain could be longer than a pull.
         """
         log: list[RecordId] = []
-        while record.id not in log and len(log) < MOST_RECORDS:
+        while record.id not in log and len(log) < MOST_LOG:
             answer = await self.peer.ask(partner, MembershipLog(len(log)), ANSWER)
             if not isinstance(answer, MembershipIds) or answer.start != len(log) or not answer.ids:
                 raise MessageError("an answer about membership records is not what was asked for", where=partner)

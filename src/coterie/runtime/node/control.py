@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 
 from coterie.errors import CoterieError, NodeError
 
+SOCKET = "control.sock"
+"""In a home, where its path is not too long."""
 _LINE = 1 << 20
 """Bytes in a request or an answer."""
 
@@ -75,8 +77,9 @@ class ControlServer:
 
 
 def call(path: Path, request: Mapping[str, Any], seconds: float = 30.0) -> dict[str, Any]:
-    """A running node's answer. Raises NodeError where none runs, or where it refuses."""
+    """A running node's answer. Raises NodeError where none runs, where it refuses, or where it is not this user's."""
     try:
+        _require_ours(path)
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(seconds)
             connection.connect(str(path))
@@ -93,6 +96,21 @@ def call(path: Path, request: Mapping[str, Any], seconds: float = 30.0) -> dict[
         error = answer.get("error", {})
         raise NodeError(error.get("what", "refused"), where=error.get("where", ""), remedy=error.get("remedy", ""))
     return dict(answer)
+
+
+def _require_ours(path: Path) -> None:
+    """Where a home's path is too long for a socket it lies in a common folder, and anybody might have been there first.
+
+    Raises NodeError, and OSError where there is none.
+    """
+    owner = path.parent.lstat().st_uid
+    of_a_home = path.name == SOCKET  # a user's own, as it was resolved; root looks into those of others
+    if owner != os.getuid() and not (of_a_home and os.getuid() == 0):
+        raise NodeError(
+            "the folder of the control socket belongs to another user, who could answer in the node's place",
+            where=str(path.parent),
+            remedy="Give the command as the user whose node it is; or have that folder removed.",
+        )
 
 
 def _failure(error: CoterieError) -> Mapping[str, Any]:

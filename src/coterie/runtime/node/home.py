@@ -33,6 +33,7 @@ from coterie.files import locked, write_file
 from coterie.identity import Certificate, Identity, TransportKey
 from coterie.network.addresses import Address
 from coterie.registry import explain
+from coterie.runtime.node.control import SOCKET
 from coterie.spec import Spec
 
 _JOINING = "joining"
@@ -204,7 +205,7 @@ class Home:
     @property
     def socket(self) -> Path:
         """The control socket: here, or where this path is too long for one, in a folder of this user's for such."""
-        path = self.path.resolve() / "control.sock"
+        path = self.path.resolve() / SOCKET
         if len(os.fsencode(path)) <= _SOCKET_PATH:
             return path
         folder = Path(tempfile.gettempdir()) / f"coterie-{os.getuid()}"
