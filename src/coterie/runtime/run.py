@@ -57,8 +57,8 @@ def run(
     *,
     sets: Iterable[str] = (),
     seeds: Sequence[int] | None = None,
-    out: Path | None = None,
-    data_dir: Path | None = None,
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
     on: str = "sim",
     workers: int | None = None,
     track: Sequence[str] = (),
@@ -87,8 +87,9 @@ def run(
     checked = specs.load(spec, sets, seeds)
     chosen = checked.each_seed()
     trackers = require(track)
-    directory = RunDirectory.create(out, chosen[0].federation.name)
-    origin = Origin(str(checked.base.resolve()), None if data_dir is None else str(data_dir.resolve()), trackers)
+    directory = RunDirectory.create(None if out is None else Path(out), chosen[0].federation.name)
+    folder = None if data_dir is None else str(Path(data_dir).resolve())
+    origin = Origin(str(checked.base.resolve()), folder, trackers)
     with _named(directory), directory.locked(), shown(progress) as told:
         try:
             directory.write_spec(chosen[0].resolved(), checked.seeds)
