@@ -1,5 +1,6 @@
 """The commands: outputs, exit codes, and that --json prints one object and nothing else."""
 
+import io
 import json
 import re
 import subprocess
@@ -9,10 +10,11 @@ import types
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import coterie
-from coterie import registry
+from coterie import _commands, registry
 from coterie.cli import app
 from coterie.errors import CoterieError, OutputError, SpecError, TrainingDiverged
 from coterie.registry import Registry
@@ -124,6 +126,18 @@ def test_commands_of_a_federation_name_what_is_missing(folder):
     done = call("audit", "nothing.sqlite", "--genesis", "xyz")
     assert done.exit_code == 1
     assert "not a genesis hash" in done.stderr
+
+
+def test_a_narrow_terminal_cuts_nothing_off(monkeypatch):
+    console = Console(file=io.StringIO(), width=40)
+    monkeypatch.setattr(_commands, "_stdout", lambda: console)
+    peer, address = "df92385f8df03e22", "hospital-a.example.org:7400"
+    _commands.grid(("member", "peer", "address"), [("Hospital A", peer, address)])
+    rows = console.file.getvalue().splitlines()[1:]
+    columns = zip(*(row.ljust(40) for row in rows), strict=True)
+    shown = "".join("".join(column) for column in columns)
+    assert "…" not in shown
+    assert sorted(shown.replace(" ", "")) == sorted("HospitalA" + peer + address)
 
 
 def test_a_node_silences_grpc_before_it_is_imported(folder):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -178,8 +178,8 @@ def table(components: Iterable[Component], key: str) -> None:
 
 
 def grid(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print rows of text under a header."""
-    shown = Table(*header, box=None, pad_edge=False, header_style="bold")
+    """Print rows of text under a header; in a narrow terminal long words go on in the next line, whole."""
+    shown = Table(*(Column(each, overflow="fold") for each in header), box=None, pad_edge=False, header_style="bold")
     for row in rows:
         shown.add_row(*map(Text, row))
     with printing():

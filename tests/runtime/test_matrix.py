@@ -191,6 +191,17 @@ def test_the_heat_map_shows_the_figures(done: Path, record: dict[str, Any]) -> N
     assert len(heat_maps(failed)) > 5000
 
 
+def test_nothing_of_a_low_heat_map_is_cut_off(record: dict[str, Any]) -> None:
+    low = copy.deepcopy(record)
+    low["panels"] = low["panels"][:1]
+    panel = low["panels"][0]
+    panel |= {"rules": panel["rules"][:2], "references": []}
+    panel["cells"] = [each for each in panel["cells"] if each["row"] in panel["rules"]]
+    image = matplotlib.image.imread(io.BytesIO(heat_maps(low)))[:, :, :3]
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+        assert (edge == 1).all()
+
+
 def test_what_is_done_is_not_done_again(done: Path) -> None:
     before = (done / "cells.jsonl").read_bytes()
     (done / ".matrix.md.abc").write_text("half a ta")

@@ -267,6 +267,15 @@ def test_one_round_and_numbers_that_are_not_finite():
     not_blank(plots.accuracy(History.of(list(records(3, 1)))))
 
 
+def test_a_nodes_own_figures_make_no_matrix_of_trust(tmp_path):
+    alone = [
+        line for line in records() if line.index == 0
+    ]  # as in a node's home: the others that it judges are not here
+    assert plots.trust(History.of(alone)) is None
+    write_report(make(tmp_path / "a", alone).path)
+    assert "figures of one peer alone, so there is no matrix of trust" in page(tmp_path / "a").text
+
+
 def test_an_attackers_loss_does_not_flatten_the_others():
     lines = list(records())
     wild = [replace(line, loss=1e9) if line.attacker else line for line in lines]

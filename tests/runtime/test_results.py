@@ -297,7 +297,7 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "digits, seed 7: 10 peers, 1000 rounds, gossip"
     assert len(lines) == 1 + 5
-    assert "round 200/1000, accuracy 0.500 / 0.600 / 0.700, 200 kB sent, 10.0 s, 40.0 s left" in lines[1]
+    assert "round 200/1000, accuracy 0.600 (0.500 to 0.700), 200 kB sent by all, 10.0 s, 40.0 s left" in lines[1]
     assert "left" not in lines[-1]
 
 

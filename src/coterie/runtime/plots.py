@@ -131,18 +131,16 @@ def traffic(history: History) -> bytes:
 
 
 def judgement(history: History) -> tuple[str, Array] | None:
-    """``("trust" | "weight", matrix)`` of each peer's last record; None where nobody weighed anybody."""
+    """``("trust" | "weight", matrix)`` of each peer's last record; None where nobody weighed anybody who is here."""
     kind = "trust" if any(record.trust for record in history.last) else "weight"
     tables = [(record.trust if kind == "trust" else record.weights) or {} for record in history.last]
-    if not any(tables):
-        return None
     column = {peer: j for j, peer in enumerate(history.peers)}
     matrix = np.full((len(tables), len(column)), np.nan)
     for row, table in zip(matrix, tables, strict=True):
         for peer, value in table.items():
             if peer in column:
                 row[column[peer]] = value
-    return kind, matrix
+    return (kind, matrix) if np.isfinite(matrix).any() else None
 
 
 def trust(history: History) -> bytes | None:
@@ -157,7 +155,7 @@ def trust(history: History) -> bytes | None:
     attacker = history.attacker[order]
     labels = [history.labels[i] for i in order]
     shown = matrix[np.ix_(order, order)]
-    seen = shown[np.isfinite(shown)]
+    seen = shown[np.isfinite(shown)]  # none, where those who weighed are not among the peers shown
     side = min(7.5, 3.6 + 0.22 * len(order))
     figure = Figure(figsize=(side + 1.2, side), layout="constrained")
     axes = figure.subplots()

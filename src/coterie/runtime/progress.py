@@ -81,8 +81,8 @@ class RichProgress:
     def round_done(self, round: int, rounds: int, accuracies: Sequence[float], bytes_sent: int) -> None:
         if accuracies:
             low, mean, high = min(accuracies), statistics.fmean(accuracies), max(accuracies)
-            self._accuracy = f"accuracy {low:.3f} / {mean:.3f} / {high:.3f}"
-        figures = ", ".join(part for part in (self._accuracy, f"{size(bytes_sent)} sent") if part)
+            self._accuracy = f"accuracy {mean:.3f} ({low:.3f} to {high:.3f})"
+        figures = ", ".join(part for part in (self._accuracy, f"{size(bytes_sent)} sent by all") if part)
         if self._bar is not None:
             self._bar.update(self._task, completed=round, total=rounds, figures=figures)
             return

@@ -96,7 +96,8 @@ def _plots(run: RunDirectory, history: History | None) -> tuple[list[dict[str, s
         )
         heat = plots.trust(history)
         if heat is None:
-            remarks.append("Nobody weighed anybody's model, so there is no matrix of trust.")
+            alone = "These are the figures of one peer alone" if len(history.peers) == 1 else "Nobody weighed a model"
+            remarks.append(f"{alone}, so there is no matrix of trust.")
         else:
             images.append(_image(run, "trust", heat, _trust_caption(history)))
         images.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from test_node_leaving import SECONDS, at_work, told_of
 from coterie import spec as specs
 from coterie.errors import NodeError
 from coterie.runtime.node import daemon, renewing
+from coterie.runtime.node.commands import Commands
 from coterie.runtime.node.founding import found_run
 from coterie.runtime.node.home import Home
 
@@ -60,5 +62,37 @@ def test_no_certificate_is_taken_by_a_clock_that_has_jumped(
             else:
                 await first.renew_certificate()
             assert (homes[0].transport.certificate == before) == bool(ahead)
+
+    asyncio.run(asyncio.wait_for(work(), SECONDS))
+
+
+def test_a_certificate_that_has_leaked_is_worth_nothing_once_its_owner_has_renewed(homes: list[Home]) -> None:
+    async def work() -> None:
+        async with at_work(homes[0]) as first:
+            told_of(homes[1], first)
+            async with at_work(homes[1]) as second:
+                leaked = first.home.transport.certificate
+                while not second.transport.connected:
+                    await asyncio.sleep(0.01)
+                await Commands(first).renew({})
+                now = first.home.transport.certificate
+                while now not in (held := second.charter.membership.members[first.identity.id].certificates):
+                    await asyncio.sleep(0.01)
+                assert leaked not in held
+                while second.transport.connected != (first.identity.id,):
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(work(), SECONDS))
+
+
+def test_a_member_cannot_hide_another_by_its_name(homes: list[Home]) -> None:
+    async def work() -> None:
+        async with at_work(homes[0]) as first:
+            commands, membership = Commands(first), first.charter.membership
+            accomplice, hidden = list(membership.members)[1:]
+            members = dict(membership.members)
+            members[accomplice] = replace(members[accomplice], name=hidden)
+            first.charter.book.replay._membership = replace(membership, members=members)
+            assert commands._member_named(hidden) == hidden
 
     asyncio.run(asyncio.wait_for(work(), SECONDS))

@@ -107,9 +107,7 @@ class Book:
 
         Not for a stranger, one that was expelled, or one whose own share is filled: its record would only be refused.
         """
-        membership = self.membership
-        known = peer in membership.members or peer in membership.left or peer in self.replay.genesis.policy.recovery
-        return known and len(self._uncited.get(peer, ())) < MOST_OF_ONE
+        return peer in self._heard() and len(self._uncited.get(peer, ())) < MOST_OF_ONE
 
     # What this peer adds
 
@@ -140,22 +138,28 @@ class Book:
     def follow(self) -> tuple[list[RecordId], int]:
         """The parents, and the time in ms since 1970, of a record that follows all there is here.
 
-        What the expelled alone have followed is left out: others, who may have refused it, would have to take it.
+        What the expelled and strangers alone have followed is left out: others, who may have refused it, would have to
+        take it.
         """
         heads = sorted(self._heads(), key=lambda node: (-node.depth, node.id))[:MOST_PARENTS]
         return [node.id for node in heads], max([self.now(), *(node.record.time for node in heads)])
 
     def _heads(self) -> Iterable[Node]:
-        graph, expelled = self.replay.graph, self.membership.expelled
-        if not expelled:
+        graph, heard = self.replay.graph, self._heard()
+        if not self.membership.expelled:
             return graph.heads.values()
-        seen = 0
+        seen = graph.nodes[0].bit
         for node in graph.nodes:
-            if node.author not in expelled:
+            if node.author in heard:
                 seen |= node.past | node.bit
         kept = [node for node in graph.nodes if node.bit & seen]
         followed = {parent for node in kept for parent in node.record.parents}
         return [node for node in kept if node.id not in followed]
+
+    def _heard(self) -> set[PeerId]:
+        """Whose records may count: members, those who have left, and recovery keys."""
+        membership = self.membership
+        return {*membership.members, *membership.left, *self.replay.genesis.policy.recovery}
 
     def accept(self, records: Sequence[Record]) -> None:
         """Keep records signed elsewhere by keys that need not be members', each after those it follows.

@@ -45,7 +45,7 @@ def heat_maps(record: Record) -> bytes:
     for axes, panel, shares in zip(grid, panels, values, strict=True):
         _panel(axes, panel, shares, scale, upright)
     bar = figure.colorbar(grid[0].images[0], ax=list(grid), shrink=min(1.0, 3.2 / sum(heights)), aspect=14)
-    bar.set_label("mean test accuracy of the honest peers, %")
+    bar.set_label("mean test accuracy\nof the honest peers, %")  # in one line it is longer than a matrix of few rows
     ticks: list[float] = []
     for tick in sorted((float(tick) for tick in bar.get_ticks() if low <= tick <= high), reverse=True):
         if not ticks or scale(ticks[-1]) - scale(tick) > 0.07:
