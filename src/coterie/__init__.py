@@ -7,6 +7,7 @@ into a federation.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,18 +19,17 @@ __version__ = "0.1.0.dev0"
 __all__ = ["Result", "SwarmCallback", "__version__", "load", "resume", "run"]
 
 
+_HOMES = {
+    "Result": "coterie.runtime.results",
+    "SwarmCallback": "coterie.swarm",
+    "load": "coterie.runtime.run",
+    "resume": "coterie.runtime.run",
+    "run": "coterie.runtime.run",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Import torch and the rest only when they are wanted: ``coterie --help`` is quick."""
-    if name == "Result":
-        from coterie.runtime.results import Result
-
-        return Result
-    if name == "SwarmCallback":
-        from coterie.swarm import SwarmCallback
-
-        return SwarmCallback
-    if name in ("load", "resume", "run"):
-        from coterie.runtime import run as module
-
-        return getattr(module, name)
-    raise AttributeError(f"module 'coterie' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'coterie' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -27,7 +27,7 @@ from coterie.runtime.matrix.plan import plan
 from coterie.runtime.matrix.plot import heat_maps
 from coterie.runtime.matrix.progress import MatrixProgress
 from coterie.runtime.matrix.tables import markdown, show
-from coterie.runtime.results import Result, summary
+from coterie.runtime.results import Result, RunDirectory, summary
 
 BASE: dict[str, Any] = {
     "federation": {"name": "study", "peers": 5, "rounds": 3, "seed": [1, 2]},
@@ -461,8 +461,10 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
-    with Journal(tmp_path / "cells.jsonl", {}), pytest.raises(OutputError, match="another process"):
-        Journal(tmp_path / "cells.jsonl", {})
+    with Journal(tmp_path / "cells.jsonl", {}):
+        pass
+    with RunDirectory(tmp_path).locked(), pytest.raises(OutputError, match="another process"):
+        run_matrix(SMALL, out=tmp_path)
 
 
 def test_progress_says_how_many_how_long_and_what_failed() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import coterie
+from coterie import spec as specs
 from coterie.errors import DataError, OutputError, PluginError, SpecError
-from coterie.runtime.results import RunDirectory
+from coterie.runtime.results import Origin, RunDirectory
 from coterie.runtime.simulation import checkpoint
 
 PARTS = Path(__file__).parent / "simulation"
@@ -244,3 +245,13 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         start(BASE, tmp_path / "out")
     assert "checkpoint_every = 0" in caught.value.remedy
     assert not list((tmp_path / "out/checkpoint").glob("state*"))
+
+
+def test_a_run_on_processes_does_not_become_a_simulation(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", "digits")
+    run.write_spec(specs.load().resolved())
+    run.write_origin(Origin(str(tmp_path), None, on="processes"))
+    with pytest.raises(SpecError, match="a run on processes has no checkpoints") as caught:
+        coterie.resume(run.path)
+    assert "--on processes" in caught.value.remedy
+    assert not (run.path / "result.json").exists()

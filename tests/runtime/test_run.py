@@ -36,7 +36,7 @@ def test_a_run_directory_holds_what_the_result_says(tmp_path: Path) -> None:
     assert {(line["round"], line["peer"]) for line in lines} == {(r, f"peer-{p}") for r in range(3) for p in range(4)}
     assert sorted(path.name for path in (run / "models").iterdir()) == [f"peer-{p}.safetensors" for p in range(4)]
     assert (run / "report.html").stat().st_size > 10_000
-    again = coterie.run(run / "spec.toml", out=tmp_path / "again", workers=0)
+    again = coterie.run(run / "spec.toml", out=str(tmp_path / "again"), data_dir=str(tmp_path), workers=0)
     assert (again.model_hash, again.spec_hash) == (result.model_hash, result.spec_hash)
 
 

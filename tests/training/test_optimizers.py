@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -121,9 +122,9 @@ class Scripted(Learner):
 
     script: list[torch.Tensor]
 
-    def order(self, samples: int, steps: int | None, seed: int) -> tuple[torch.Tensor, list[int]]:
+    def batches(self, samples: int, steps: int | None, seed: int) -> Sequence[torch.Tensor]:
         chosen, self.script = self.script[:steps], self.script[steps:]
-        return torch.cat(chosen), [len(batch) for batch in chosen]
+        return chosen
 
 
 def scripted(table: TrainingTable, pieces: list[int]) -> tuple[torch.Tensor, FitState]:

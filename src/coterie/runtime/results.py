@@ -42,13 +42,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run found its data and plug-ins, for going on with it later."""
+    """Where a run is done and where it found its data and plug-ins, for going on with it later."""
 
     base: str
     """The folder that relative paths of the spec start from."""
     data_dir: str | None
     track: tuple[str, ...] = ()
     """The trackers that are fed from it."""
+    on: str = "sim"
+    """Or "processes"."""
 
 
 class RunDirectory:

@@ -57,8 +57,8 @@ def run(
     *,
     sets: Iterable[str] = (),
     seeds: Sequence[int] | None = None,
-    out: Path | None = None,
-    data_dir: Path | None = None,
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
     on: str = "sim",
     workers: int | None = None,
     track: Sequence[str] = (),
@@ -87,12 +87,13 @@ def run(
     checked = specs.load(spec, sets, seeds)
     chosen = checked.each_seed()
     trackers = require(track)
-    directory = RunDirectory.create(out, chosen[0].federation.name)
-    origin = Origin(str(checked.base.resolve()), None if data_dir is None else str(data_dir.resolve()), trackers)
+    directory = RunDirectory.create(None if out is None else Path(out), chosen[0].federation.name)
+    folder = None if data_dir is None else str(Path(data_dir).resolve())
+    origin = Origin(str(checked.base.resolve()), folder, trackers, on)
     with _named(directory), directory.locked(), shown(progress) as told:
         try:
             directory.write_spec(chosen[0].resolved(), checked.seeds)
-            return interruptible(lambda stop: _run_all(chosen, directory, origin, on, workers, told, stop))
+            return interruptible(lambda stop: _run_all(chosen, directory, origin, workers, told, stop))
         except CoterieError as error:
             if error.exit_status == _MISTAKE and not directory.measured:
                 directory.discard()
@@ -120,9 +121,15 @@ def resume(
     found = RunDirectory.open(Path(directory))
     with _named(found), found.locked(), shown(progress) as told:
         origin = found.origin
+        if origin.on != "sim" and not found.ended_well:
+            raise SpecError(
+                f"a run on {origin.on} has no checkpoints to go on from",
+                where=str(found.path),
+                remedy=f"Run it again: coterie run {found.path / 'spec.toml'} --on {origin.on}",
+            )
         origin = replace(origin, track=require((*origin.track, *track)))
         chosen = specs.check(found.spec, Path(origin.base)).each_seed()
-        return interruptible(lambda stop: _run_all(chosen, found, origin, "sim", workers, told, stop))
+        return interruptible(lambda stop: _run_all(chosen, found, origin, workers, told, stop))
 
 
 def load(directory: str | Path, peer: str | None = None) -> nn.Module:
@@ -162,7 +169,6 @@ def _run_all(
     chosen: Sequence[Spec],
     parent: RunDirectory,
     origin: Origin,
-    on: str,
     workers: int | None,
     progress: Progress,
     stop: threading.Event,
@@ -186,7 +192,7 @@ def _run_all(
             directory.write_spec(spec.resolved(), [spec.seed])
             directory.write_origin(origin)
             with Tracking(origin.track, directory) as tracking:
-                results.append(_Run(spec, directory, origin, on, pool, progress, stop, tracking).go())
+                results.append(_Run(spec, directory, origin, pool, progress, stop, tracking).go())
     if len(results) == 1:
         return results[0]
     combined = Result.of_seeds(results, str(parent.path))
@@ -202,7 +208,6 @@ class _Run:
     spec: Spec
     directory: RunDirectory
     origin: Origin
-    on: str
     pool: _Workers
     progress: Progress
     stop: threading.Event
@@ -221,7 +226,9 @@ class _Run:
             _keep_plugins(spec, directory)
             folder = self.origin.data_dir
             dataset = data.load(spec.dataset, None if folder is None else Path(folder))
-            figures = self._processes(dataset) if self.on == "processes" else self._simulation(dataset, saved, started)
+            figures = (
+                self._processes(dataset) if self.origin.on == "processes" else self._simulation(dataset, saved, started)
+            )
         except BaseException as error:
             failed = Result.failure(error, **known, seconds=time.monotonic() - started)
             with suppress(OutputError):  # on a full disk, say, the error itself must still be told

@@ -48,6 +48,20 @@ def test_a_home_is_made_once(home: Home) -> None:
         Home.begin(home.path, None, bytes(32))
 
 
+def test_settings_and_spec_are_written_whole_or_not_at_all(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.save_spec("name = 1", bytes(64))
+    before = home.table, home.spec_text
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (lambda: home.save(NodeTable(announce="a.example:1")), lambda: home.save_spec("x", bytes(1))):
+        with pytest.raises(OSError, match="No space"):
+            write()
+        assert (home.table, home.spec_text) == before
+
+
 def test_one_process_at_a_time(home: Home) -> None:
     with home.locked(), pytest.raises(NodeError, match="at work"), Home(home.path).locked():
         pass

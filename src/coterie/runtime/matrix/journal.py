@@ -6,14 +6,13 @@ is written whole and reaches the disk before the next run is counted; an unfinis
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from coterie.errors import CoterieError, DataError, OutputError, SpecError
+from coterie.errors import CoterieError, DataError, SpecError
 from coterie.runtime.results import Result
 from coterie.runtime.run_files import writing
 
@@ -22,20 +21,19 @@ _CUT = 160
 
 
 class Journal:
-    """``cells.jsonl``, open for appending by this process alone. A context manager."""
+    """``cells.jsonl``, open for appending, in a directory that this process has locked. A context manager."""
 
     def __init__(self, path: Path, definition: Mapping[str, Any]) -> None:
         """Open ``path``, or begin it.
 
         Raises SpecError where it belongs to another matrix than ``definition``, naming what differs; OutputError
-        where it cannot be written or another process holds it; DataError for a damaged line.
+        where it cannot be written; DataError for a damaged line.
         """
         self.path = path
         self.results: dict[tuple[str, int], Result] = {}
         with writing(self.path):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            self._lock()
             self._read(definition)
         except BaseException:
             os.close(self._descriptor)
@@ -58,16 +56,6 @@ class Journal:
             while line:
                 line = line[os.write(self._descriptor, line) :]
             os.fsync(self._descriptor)
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(
-                "another process is at work in it",
-                where=str(self.path.parent),
-                remedy="Wait for it, or name another directory with --out.",
-            ) from None
 
     def _read(self, definition: Mapping[str, Any]) -> None:
         with writing(self.path):

@@ -68,7 +68,8 @@ def run_matrix(
     directory = _directory(out, checked)
     versions = {"coterie": __version__} | {name: metadata.version(name) for name in _LIBRARIES}
     try:
-        with Journal(directory.path / JOURNAL, {**planned.definition, "versions": versions}) as journal, shown:
+        definition = {**planned.definition, "versions": versions}
+        with directory.locked(), Journal(directory.path / JOURNAL, definition) as journal, shown:
             lost = _do(planned, journal, data_dir, jobs or os.cpu_count() or 1, shown)
             record = summarise(planned, {**journal.results, **lost}, str(directory.path))
             _write(directory, record)

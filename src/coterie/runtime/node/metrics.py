@@ -31,7 +31,7 @@ class NodeMetrics:
     """Since the node began to train."""
     bytes_sent: Callable[[], int]
     on_record: Callable[[PeerMetrics], None]
-    before: Metrics
+    refusals: Metrics
     """What counted refusals until the protocol began, and still does."""
     round: int = -1
     """The last one that is over; -1 before the first."""
@@ -72,7 +72,7 @@ class NodeMetrics:
         self.learner.evaluate(self.spec.evaluation.samples, done)
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
-        self.before.dropped(sender, error)
+        self.refusals.dropped(sender, error)
 
 
 class _NotTaken(MessageError):
