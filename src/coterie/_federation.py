@@ -66,7 +66,6 @@ def init(
 ) -> None:
     """Found a federation: make its genesis record, and the home of its first member."""
     from coterie.identity import short_name
-    from coterie.network.addresses import Address
     from coterie.protocols.membership import Policy
     from coterie.runtime.node.founding import found_with_data, recovery_keys, spec_to_found
 
@@ -96,12 +95,7 @@ def init(
         success(f"begins       when {peers} members are there, this one among them (federation.peers in the spec)")
     if recovery:
         success(f"recovery     {', '.join(map(str, recovery))}: take them off this machine, and keep them apart")
-    if table.listen and Address.parse(table.listen, to_listen=True).unspecified and table.announce is None:
-        typer.echo(
-            'Warning: others are not told where to reach this node. Set  announce = "host:port"  in '
-            f"{home / 'node.toml'}; invitations need it too.",
-            err=True,
-        )
+    _warn_of_address(table, home)
     typed = shlex.quote(str(home))
     begin = f"COTERIE_HOME={typed} python YOUR_SCRIPT.py" if found.is_for_scripts else f"coterie node --home {typed}"
     success(f"Next: {begin}   and, while it runs: coterie federation invite --home {typed}")
@@ -318,6 +312,26 @@ def renew(home: Home) -> None:
     success(f"the new certificate has the SHA-256 fingerprint {answer['fingerprint']}")
 
 
+def _warn_of_address(table: Any, home: Path) -> None:
+    """Say on standard error where others will not dial this node, although it listens."""
+    from coterie.network.addresses import Address
+
+    told = table.announce or table.listen
+    if told is None:
+        return
+    address = Address.parse(told, to_listen=True)
+    if address.unspecified:
+        warning = (
+            'others are not told where to reach this node. Set  announce = "host:port"',
+            "invitations need it too",
+        )
+    elif not (address.public or table.private_networks):
+        warning = (f"others do not take the private address {told}. Set  private_networks = true", "they need it too")
+    else:
+        return
+    typer.echo(f"Warning: {warning[0]}  in {home / 'node.toml'}; {warning[1]}.", err=True)
+
+
 def _entered(made: Any, joined: Any, how: str = "") -> None:
     """What a newcomer is told."""
     from coterie.identity import short_name
@@ -331,6 +345,7 @@ def _entered(made: Any, joined: Any, how: str = "") -> None:
         more = "1 more must sign" if joined.missing == 1 else f"{joined.missing} more must sign"
         command = f"coterie federation countersign {joined.admission.hex()} --home THEIRS {how}"
         success(f"{more} before this peer is a member: {command.strip()}")
+    _warn_of_address(made.table, home)
     if made.table.listen is None and not made.table.contacts and made.table.dht_listen is None:
         typer.echo(
             "Warning: this node only dials out, and knows no member's address. Add one to contacts in "
