@@ -22,8 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +48,21 @@ def ours(paths: list[Path], size: int, threads: int, method: str) -> tuple[float
     """Seconds and outcome; one merge of little models before it has the loops compiled."""
     import torch
 
-    from coterie.aggregation.merging import Files, Vectors, merge
+    from coterie.aggregation.merging import Readers, Vectors, merge
+    from coterie.aggregation.merging.models import Piece, filled
+
+    def reader(file: BinaryIO) -> Callable[[int, Piece], None]:
+        def read(start: int, out: Piece) -> None:
+            if not filled(out, file.fileno(), 4 * start):
+                raise EOFError(file.name)
+
+        return read
 
     torch.set_num_threads(threads)
     merge(Vectors({str(j): torch.randn(100) for j in range(3)}), [1, 1, 1], method)
     started = time.perf_counter()
-    with Files({path.name: path for path in paths}, size) as models:
+    with ExitStack() as opened:
+        models = Readers(size, {path.name: reader(opened.enter_context(path.open("rb"))) for path in paths})
         merged = merge(models, range(1, len(paths) + 1), method)
     return time.perf_counter() - started, merged.vector.numpy()
 

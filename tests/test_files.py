@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coterie.errors import OutputError
-from coterie.files import locked, write_file
+from coterie.files import locked, write_file, writing
 
 
 def test_a_file_is_written_whole_in_a_folder_that_is_made(tmp_path: Path) -> None:
@@ -62,3 +62,19 @@ def test_a_folder_is_locked_by_one_at_a_time(tmp_path: Path) -> None:
         pass
     with pytest.raises(FileNotFoundError), locked(tmp_path / "none", busy):
         pass
+
+
+def test_what_the_system_refuses_to_write_is_an_output_error(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    with (
+        pytest.raises(OutputError, match="the book cannot be written: Is a directory") as caught,
+        writing(path, "the book"),
+    ):
+        path.write_bytes(b"")
+    assert caught.value.where == str(path)
+    with (
+        pytest.raises(OutputError, match=f"^{path}: cannot be written: .*. Try there.$"),
+        writing(path, remedy="Try there."),
+    ):
+        path.write_bytes(b"")

@@ -1,12 +1,14 @@
 """Layouts: vectors meet only if everything about them agrees."""
 
+import hashlib
+import struct
 from dataclasses import replace
 
 import pytest
 import torch
 
 from coterie.errors import LayoutMismatch
-from coterie.layout import Layout, Slot, Snapshot
+from coterie.layout import Layout, Slot, Snapshot, digest_of, element_bytes, is_finite
 
 WEIGHT = Slot("weight", (2, 3), (3, 1), "float32", 0)
 BIAS = Slot("bias", (2,), (1,), "float32", 6)
@@ -63,3 +65,26 @@ def test_a_snapshot_must_say_how_it_is_held():
 
     with pytest.raises(TypeError, match="digest"):
         Half()
+
+
+def test_elements_are_hashed_in_little_endian_order_wherever_they_lie():
+    rows = torch.arange(6, dtype=torch.float32).view(2, 3)
+    for elements in (rows[1], rows[:, 1]):
+        wanted = struct.pack(f"<{len(elements)}f", *elements.tolist())
+        assert bytes(element_bytes(elements)) == wanted
+        assert digest_of(elements) == hashlib.sha256(wanted).digest()
+
+
+@pytest.mark.parametrize(
+    ("elements", "finite"),
+    [
+        ([], True),
+        ([1.0, -2.0], True),
+        ([3e38, 3e38], True),
+        ([3e38, 3e38, float("nan")], False),
+        ([0.0, float("inf")], False),
+        ([float("inf"), -float("inf")], False),
+    ],
+)
+def test_elements_are_finite_also_where_their_sum_is_not(elements, finite):
+    assert is_finite(torch.tensor(elements)) is finite

@@ -110,6 +110,12 @@ def test_a_list_of_seeds():
     spec = load({"federation": {"seed": [3, 4]}})
     assert (spec.seed, spec.seeds) == (3, (3, 4))
     assert spec.hash == load({"federation": {"seed": 3}}).hash
+    assert [one.seed for one in spec.each_seed()] == [3, 4]
+    assert [one.seeds for one in spec.each_seed()] == [(3,), (4,)]
+    assert load(spec).seeds == spec.with_values({"federation.peers": 5}).seeds == (3, 4)
+    assert load(spec, seeds=[5, 6]).seeds == (5, 6)
+    with pytest.raises(SpecError, match=r"federation\.seed: \[5, 5\] is not a list of different seeds"):
+        load(spec, seeds=[5, 5])
     for seeds in ([], [3, 3]):
         refused({"federation": {"seed": seeds}}, where="federation.seed", what="list of different seeds")
     for seeds in ([3, -1], [3, "4"], [3, True]):

@@ -171,7 +171,7 @@ def table(components: Iterable[Component], key: str) -> None:
         name = component.name + (":PATH" if component.traits.get("takes_path") else "")
         cells = [Text(name), Text(component.summary)]
         shown.add_row(*cells, *([Text("\n".join(lines))] if any(settings) else []))
-    console = _stdout()
+    console = stdout()
     with printing():
         console.print(shown)
         console.print(Text(f'Name one with {key} = "...", or your own as "file.py:function".'), soft_wrap=True)
@@ -183,10 +183,10 @@ def grid(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     for row in rows:
         shown.add_row(*map(Text, row))
     with printing():
-        _stdout().print(shown)
+        stdout().print(shown)
 
 
-def _stdout() -> Console:
+def stdout() -> Console:
     """Standard output for tables: wide where it is no terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:

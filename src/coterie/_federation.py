@@ -65,7 +65,6 @@ def init(
     table: Any,
 ) -> None:
     """Found a federation: make its genesis record, and the home of its first member."""
-    from coterie.identity import short_name
     from coterie.protocols.membership import Policy
     from coterie.runtime.node.founding import found_with_data, recovery_keys, spec_to_found
 
@@ -87,18 +86,7 @@ def init(
             recovery=ids,
         )
         made = found_with_data(home, found, table, name=name, policy=policy, identity=own_key(key))
-    success(f"federation   {made.table.federation}")
-    success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
-    success(f"home         {home}")
-    if not found.is_for_scripts:
-        peers = found.federation.peers
-        success(f"begins       when {peers} members are there, this one among them (federation.peers in the spec)")
-    if recovery:
-        success(f"recovery     {', '.join(map(str, recovery))}: take them off this machine, and keep them apart")
-    _warn_of_address(table, home)
-    typed = shlex.quote(str(home))
-    begin = f"COTERIE_HOME={typed} python YOUR_SCRIPT.py" if found.is_for_scripts else f"coterie node --home {typed}"
-    success(f"Next: {begin}   and, while it runs: coterie federation invite --home {typed}")
+    _founded(made, found, recovery or [])
 
 
 @federation.command(epilog="Example: coterie federation invite --home a --days 3")
@@ -312,40 +300,58 @@ def renew(home: Home) -> None:
     success(f"the new certificate has the SHA-256 fingerprint {answer['fingerprint']}")
 
 
-def _warn_of_address(table: Any, home: Path) -> None:
+def _founded(made: Any, spec: Any, recovery: list[Path]) -> None:
+    """What a founder is told."""
+    home = made.path
+    _introduced(made)
+    success(f"home         {home}")
+    if not spec.is_for_scripts:
+        peers = spec.federation.peers
+        success(f"begins       when {peers} members are there, this one among them (federation.peers in the spec)")
+    if recovery:
+        success(f"recovery     {', '.join(map(str, recovery))}: take them off this machine, and keep them apart")
+    _warn_of_address(made)
+    typed = shlex.quote(str(home))
+    begin = f"COTERIE_HOME={typed} python YOUR_SCRIPT.py" if spec.is_for_scripts else f"coterie node --home {typed}"
+    success(f"Next: {begin}   and, while it runs: coterie federation invite --home {typed}")
+
+
+def _warn_of_address(made: Any) -> None:
     """Say on standard error where others will not dial this node, although it listens."""
     from coterie.network.addresses import Address
 
+    table = made.table
     told = table.announce or table.listen
     if told is None:
         return
     address = Address.parse(told, to_listen=True)
     if address.unspecified:
-        warning = (
-            'others are not told where to reach this node. Set  announce = "host:port"',
-            "invitations need it too",
-        )
+        what, also = 'others are not told where to reach this node. Set  announce = "host:port"', "invitations need it"
     elif not (address.public or table.private_networks):
-        warning = (f"others do not take the private address {told}. Set  private_networks = true", "they need it too")
+        what, also = f"others do not take the private address {told}. Set  private_networks = true", "they need it"
     else:
         return
-    typer.echo(f"Warning: {warning[0]}  in {home / 'node.toml'}; {warning[1]}.", err=True)
+    typer.echo(f"Warning: {what}  in {made.path / 'node.toml'}; {also} too.", err=True)
+
+
+def _introduced(made: Any) -> None:
+    from coterie.identity import short_name
+
+    success(f"federation   {made.table.federation}")
+    success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
 
 
 def _entered(made: Any, joined: Any, how: str = "") -> None:
     """What a newcomer is told."""
-    from coterie.identity import short_name
-
     home, typed = made.path, shlex.quote(str(made.path))
-    success(f"federation   {made.table.federation}")
-    success(f"this peer    {made.identity.id} ({short_name(made.identity.id)})")
+    _introduced(made)
     success(f"members      {', '.join(member.name for member in joined.membership.members.values())}")
     success(f"home         {home}")
     if joined.missing:
         more = "1 more must sign" if joined.missing == 1 else f"{joined.missing} more must sign"
         command = f"coterie federation countersign {joined.admission.hex()} --home THEIRS {how}"
         success(f"{more} before this peer is a member: {command.strip()}")
-    _warn_of_address(made.table, home)
+    _warn_of_address(made)
     if made.table.listen is None and not made.table.contacts and made.table.dht_listen is None:
         typer.echo(
             "Warning: this node only dials out, and knows no member's address. Add one to contacts in "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coterie import __version__
-from coterie._commands import JSON, Commands, exit_status, grid, printing, say, success, table, template
+from coterie._commands import JSON, Commands, exit_status, grid, printing, say, stdout, success, table, template
 from coterie._nodes import add_to
 from coterie.errors import OutputError, SpecError
 
@@ -157,8 +157,6 @@ def matrix(
 ) -> None:
     """Run rules against attacks on splits of the data, and print and draw the tables."""
     seeds = _seeds(seed)
-    from rich.console import Console
-
     from coterie.runtime.matrix import run_matrix
     from coterie.runtime.matrix.progress import MatrixProgress
     from coterie.runtime.matrix.tables import show
@@ -176,11 +174,8 @@ def matrix(
     if as_json:
         success(json.dumps(outcome.record, allow_nan=False))
     else:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = max(console.width, 160)
         with printing():
-            show(outcome.record, console)
+            show(outcome.record, stdout())
         success(f"\nwritten to {outcome.directory}")
     if outcome.record["status"] != "ok":
         say(outcome.record["error"], str(outcome.directory))

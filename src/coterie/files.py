@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from coterie.errors import CoterieError
+from coterie.errors import CoterieError, OutputError
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -38,6 +38,16 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], mode: int = 0
             Path(temporary).unlink()
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def writing(path: Path, what: str = "", remedy: str = "Make room, or check the permissions.") -> Iterator[None]:
+    """An OSError becomes an OutputError: ``what``, at ``path``, cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise OutputError(f"{what} cannot be written: {why}".lstrip(), where=str(path), remedy=remedy) from error
 
 
 @contextmanager

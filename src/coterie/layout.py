@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from coterie.errors import LayoutMismatch
@@ -75,3 +77,18 @@ class Snapshot(ABC):
     @abstractmethod
     def digest(self) -> bytes:
         """32 bytes that travel with it: SHA-256 of the little-endian elements, or zeros where no bytes travel."""
+
+
+def element_bytes(elements: torch.Tensor) -> memoryview:
+    """The little-endian bytes of float32 ``elements``; not copied where they are contiguous."""
+    return np.ascontiguousarray(elements.numpy(), dtype="<f4").reshape(-1).view(np.uint8).data
+
+
+def digest_of(elements: torch.Tensor) -> bytes:
+    """SHA-256 of the little-endian bytes of float32 ``elements``: 32 bytes."""
+    return hashlib.sha256(element_bytes(elements)).digest()
+
+
+def is_finite(elements: torch.Tensor) -> bool:
+    """Whether all are: their sum tells in one fast pass, and only where it overflowed each is looked at."""
+    return math.isfinite(float(elements.sum())) or bool(torch.isfinite(elements).all())

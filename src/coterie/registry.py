@@ -38,7 +38,7 @@ class Component:
     argument: str = ""
     """What followed the colon of a name that takes one, such as the path of ``csv:PATH``."""
     file: str = ""
-    """A plug-in's source file; empty for a built-in component."""
+    """A plug-in's source file, or its module where that has none; empty for a built-in component."""
     digest: str = ""
     """SHA-256 of that file when it was loaded."""
 
@@ -181,7 +181,7 @@ def _load_plugin(reference: str, source: str, name: str, base: Path, where: str)
         raise PluginError(f"{source} has no function {name!r}", where=where, remedy=near_miss(name, known))
     file = getattr(module, "__file__", None) or ""
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-    return Component(reference, function, file=file, digest=digest)
+    return Component(reference, function, file=file or source, digest=digest)
 
 
 def _load_file(path: Path) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -250,6 +250,10 @@ class Spec:
         table = self.training
         return None if table.local_epochs is not None else table.local_steps or 10
 
+    def evaluates(self, round: int) -> bool:
+        """Whether the models are looked at after this round, counted from 0: every so many, and the last."""
+        return (round + 1) % self.evaluation.every == 0 or round + 1 >= self.federation.rounds
+
     def resolved(self) -> dict[str, dict[str, Any]]:
         """All tables with defaults and component settings filled in: what ``spec.toml`` in a run directory holds."""
         tables: dict[str, dict[str, Any]] = {}
@@ -279,6 +283,10 @@ class Spec:
         text = json.dumps(tables, sort_keys=True, separators=(",", ":"), default=str)  # a date, for one, is no JSON
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def each_seed(self) -> list[Spec]:
+        """The same spec for each of its seeds alone."""
+        return [self.with_values({"federation.seed": seed}) for seed in self.seeds]
+
     def with_values(self, values: Mapping[str, Any]) -> Spec:
         """The same spec with some dotted keys changed, such as ``{"federation.seed": 8}``."""
         tables = {name: dict(table) for name, table in self.given.items()}
@@ -287,11 +295,15 @@ class Spec:
         return check(tables, self.base)
 
 
-def load(source: str | Path | Mapping[str, Any] | Spec | None = None, sets: Iterable[str] = ()) -> Spec:
+def load(
+    source: str | Path | Mapping[str, Any] | Spec | None = None,
+    sets: Iterable[str] = (),
+    seeds: Sequence[int] | None = None,
+) -> Spec:
     """A spec from a TOML file, from tables, or the built-in one, with ``sets`` (``"a.b=value"``) applied over it.
 
     A value is read as TOML; what is not TOML is taken as a string. Where it names another component, the settings of
-    the one before go. Raises SpecError for the first thing that is wrong.
+    the one before go. ``seeds``: in place of those of the spec. Raises SpecError for the first thing that is wrong.
     """
     if isinstance(source, Spec):
         tables, base = {name: dict(table) for name, table in source.given.items()}, source.base
@@ -306,12 +318,14 @@ def load(source: str | Path | Mapping[str, Any] | Spec | None = None, sets: Iter
         if not equals:
             raise SpecError(f"{assignment!r} has no '='", where="--set", remedy="Write --set table.key=value.")
         _set(tables, key.strip(), _value(text.strip()), base)
+    if seeds is not None:
+        _set(tables, "federation.seed", list(seeds), base)
     return check(tables, base)
 
 
 def check(tables: Mapping[str, Any], base: Path) -> Spec:
     """The Spec that ``tables`` mean. Raises SpecError naming the key, a near miss and the remedy."""
-    seeds = _seeds(tables)
+    written, seeds = tables, _seeds(tables)
     tables = {**tables, "federation": {**_table(tables, "federation"), "seed": seeds[0]}} if seeds else tables
     checked: dict[str, Any] = {}
     extras: dict[str, dict[str, Any]] = {}
@@ -339,7 +353,7 @@ def check(tables: Mapping[str, Any], base: Path) -> Spec:
         choices=choices,
         seeds=seeds or (checked["federation"].seed,),
         base=base,
-        given=tables,
+        given=written,
     )
 
 

@@ -1,6 +1,7 @@
 """Merges against straightforward ones: numpy in float64, exact fractions, scipy's direct minimisation."""
 
 import os
+from contextlib import ExitStack
 from fractions import Fraction
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from coterie.aggregation.merging import Files, Vectors, merge, merge_by_rule, passes
-from coterie.errors import DataError, LayoutMismatch, PluginError, RunError, SpecError, TrainingDiverged
+from coterie.aggregation.merging import Readers, Vectors, merge, merge_by_rule, passes
+from coterie.aggregation.merging.models import filled
+from coterie.errors import LayoutMismatch, PluginError, RunError, SpecError, TrainingDiverged
 from coterie.layout import Layout
 
 
@@ -181,25 +183,22 @@ def test_what_cannot_be_merged_is_named():
 
 
 def test_files_give_the_same_bits_as_memory(tmp_path, monkeypatch):
-    rows, paths = drawn(3, 100_003), {}
-    for j, row in enumerate(rows):
-        paths[f"peer {j}"] = tmp_path / f"{j}.f32"
-        paths[f"peer {j}"].write_bytes(b"12 bytes ..." + row.tobytes())
+    rows, readers = drawn(3, 100_003), {}
     preadv = os.preadv  # may read less than it was asked for
     monkeypatch.setattr(os, "preadv", lambda file, buffers, at: preadv(file, [buffers[0][:50_001]], at))
-    with Files(paths, 100_003, offset=12) as files:
+    with ExitStack() as opened:
+        for j, row in enumerate(rows):
+            path = tmp_path / f"{j}.f32"
+            path.write_bytes(b"12 bytes ..." + row.tobytes())
+            file = opened.enter_context(path.open("rb"))
+            readers[f"peer {j}"] = lambda start, out, file=file: filled(out, file.fileno(), 12 + 4 * start)
         for method in ("mean", "coordmedian", "geomedian"):
-            merged, expected = merge(files, [1, 2, 2], method), merge(named(rows), [1, 2, 2], method)
+            merged = merge(Readers(100_003, readers), [1, 2, 2], method)
+            expected = merge(named(rows), [1, 2, 2], method)
             assert torch.equal(merged.vector, expected.vector)
             assert merged.weights == expected.weights
-        with paths["peer 1"].open("r+b") as file:
-            file.truncate(1000)
-        with pytest.raises(DataError, match="peer 1"):
-            merge(files, [1, 2, 2])
-    with pytest.raises(LayoutMismatch, match="peer 1 has 1000 bytes"):
-        Files(paths, 100_003, offset=12)
-    with pytest.raises(DataError, match="nobody"):
-        Files({"nobody": tmp_path / "none"}, 1)
+        os.truncate(path, 1000)
+        assert not filled(np.empty(1000, np.float32), file.fileno(), 0)
 
 
 def by_rule(rule, rows, weights, **settings):

@@ -273,6 +273,19 @@ def test_colluders_cannot_hold_a_network_on_its_plateau():
     assert float(vector[1:].norm()) < float(vector[0])
 
 
+@pytest.mark.parametrize("steep", [1e-45, 1e-30, 1e-8])
+def test_huge_moves_beside_a_gradient_that_is_all_but_zero(steep):
+    """Two liars, and a peer that has not moved: so many lengths of the gradient float32 cannot count."""
+    own = torch.zeros(20)
+    received = torch.tensor([3e38, 1e38])[:, None].expand(2, 20).contiguous()
+    judge = Root(torch.full((20,), steep))
+    state = None
+    for number in range(3):
+        found = aggregate(clip_and_trust_root, own, received, world(own, 2, number=number), state, judge)
+        state = found.state
+        assert bool(state["root"].isfinite().all())
+
+
 def test_root_needs_a_root_sample_with_a_finite_gradient():
     base, own, received = draw(9, 2, 20)
     with pytest.raises(SpecError, match=r"data\.root"):

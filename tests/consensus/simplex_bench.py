@@ -57,7 +57,7 @@ class Bench:
     def leader(self, height) -> str:
         return self.names_of[self.state.leader(height)]
 
-    def block(self, height, parent=None, time=0, closes=False) -> FullSharedBlock:
+    def block(self, height, parent=None, time=0, closes=False, closed=b"") -> FullSharedBlock:
         """The leader's block at a height, after another full block, or after the anchor."""
         who = identity(self.leader(height))
         block = SharedBlock.make(
@@ -69,6 +69,7 @@ class Bench:
             parent=parent.block.id if parent else self.state.anchor,
             closes=closes,
             proof=VrfKey.of(who, GENESIS).prove(closing_alpha(self.state.beacon, height)) if closes else b"",
+            closed=closed,
             time=time,
         )
         return FullSharedBlock(block, ())

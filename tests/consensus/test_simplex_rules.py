@@ -328,10 +328,43 @@ def test_rule_13_after_a_notarised_closing_block_only_empty_ones():
     assert bench.machine.tallies[2].considered
 
 
+@pytest.mark.parametrize("named", ["nothing", "another block"])
+def test_rule_13_a_block_that_does_not_name_the_closing_one_gets_no_vote(named):
+    bench = bench_led_by_others(FOUR, (1, 2, 3))
+    closing, notarised = closed(bench)
+    name = b"" if named == "nothing" else bench.block(1).block.id
+    assert bench.told(did=bench.propose(bench.block(2, closing, closed=name), notarised)) == []
+    assert bench.machine.tallies[2].considered
+
+
+def test_rule_13_nothing_is_named_that_does_not_close_the_epoch():
+    bench = bench_led_by_others(FOUR, (1, 2, 3))
+    first = bench.block(1)
+    bench.propose(first)
+    bench.votes(NAMES[1:], "block", 1, first.block.id)
+    second = bench.block(2, first, closed=first.block.id)
+    assert bench.told(did=bench.propose(second, bench.certificate(NAMES[1:], "block", 1, first.block.id))) == []
+    assert bench.machine.tallies[2].considered
+
+
+def test_rule_13_however_long_the_tail_its_last_block_is_enough():
+    bench = bench_led_by_others(FOUR, range(1, 6))
+    closing, notarised = closed(bench)
+    tail = [closing]
+    for height in range(2, 6):
+        tail.append(bench.block(height, tail[-1], closed=closing.block.id))
+        bench.propose(tail[-1], notarised)
+        bench.votes(NAMES[1:], "block", height, tail[-1].block.id)
+        notarised = bench.certificate(NAMES[1:], "block", height, tail[-1].block.id)
+    (final,) = bench.of(steps.Final, bench.votes(NAMES[1:], "final", 5, tail[-1].block.id))
+    assert final.blocks == (closing,)
+    assert final.finality.headers == (tail[-1].block,)
+
+
 def test_rule_13_the_tail_makes_the_closing_block_final_and_is_dropped():
     bench = bench_led_by_others(FOUR, (1, 2, 3))
     closing, notarised = closed(bench)
-    tail = bench.block(2, closing)
+    tail = bench.block(2, closing, closed=closing.block.id)
     did = bench.propose(tail, notarised)
     assert bench.of(steps.Judge, did) == []  # the application is not asked about it
     assert [vote.kind for vote in bench.told(did=did)] == ["block"]
@@ -346,7 +379,7 @@ def test_rule_13_a_leader_proposes_an_empty_block_after_the_closing_one():
     bench = next(b for b in (Bench(FOUR, beacon=b"%d" % n) for n in range(99)) if b.leader(1) != "p0" == b.leader(2))
     closed(bench)
     (draft,) = bench.of(steps.Draft, bench.did)
-    assert draft.empty
+    assert draft.closed == bench.machine.at(1).certificates["block"].hash
 
 
 def test_rule_18_a_majority_by_heads_where_nobody_lies():

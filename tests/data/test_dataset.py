@@ -21,7 +21,7 @@ def builtin(name):
 
 
 def factory(function):
-    return Component("mine.py:make", function)
+    return Component("mine.py:make", function, file="mine.py")
 
 
 def test_public_names():
@@ -179,7 +179,7 @@ def test_a_datasets_own_claims_are_checked(changes, message):
 
 
 def test_a_failing_factory_is_named():
-    with pytest.raises(PluginError, match=r"mine.py:make: it raised ZeroDivisionError"):
+    with pytest.raises(PluginError, match=r"data\.dataset: 'mine\.py:make' raised ZeroDivisionError"):
         load(factory(lambda: 1 / 0), None)
 
     def refuse():

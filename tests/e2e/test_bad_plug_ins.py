@@ -33,13 +33,13 @@ PLUGINS = {
     "a model without parameters": (
         MODEL, "def f():\n from torch import nn\n return nn.ReLU()", "model", "ReLU", "no parameter",
     ),
-    "a dataset that raises": (DATASET, "def f(): 1 / 0", "plugin", "own.py:f", "ZeroDivisionError"),
+    "a dataset that raises": (DATASET, "def f(): 1 / 0", "plugin", "data.dataset", "ZeroDivisionError"),
     "a dataset that is nothing": (DATASET, "def f(): pass", "data", "own.py:f", "a NoneType"),
     "a dataset of three": (DATASET, "def f(): return 1, 2, 3", "data", "own.py:f", "tuple of 3"),
     "a dataset of words": (DATASET, "def f(): return 'a', 'b'", "data", "own.py:f", "numbers"),
-    "a dataset with arguments": (DATASET, "def f(x): pass", "plugin", "own.py:f", "TypeError"),
+    "a dataset with arguments": (DATASET, "def f(x): pass", "plugin", "data.dataset", "TypeError"),
     "a partition that raises": (
-        PARTITION, "def f(dataset, peers, rng): 1 / 0", "plugin", "own.py:f", "ZeroDivisionError",
+        PARTITION, "def f(dataset, peers, rng): 1 / 0", "plugin", "data.partition", "ZeroDivisionError",
     ),
     "a partition that repeats an index": (
         PARTITION, "def f(dataset, peers, rng): return [[1, 2, 3]] * peers", "plugin", "own.py:f", "twice",

@@ -16,6 +16,7 @@ import pytest
 from real_nodes import DEADLINE, braked, federation, kill, wait_until
 
 from coterie.errors import SpecError
+from coterie.runtime.node.control import call
 from coterie.runtime.run import run
 
 SETS = ["federation.peers=4", "federation.rounds=12", "model.name=softmax"]
@@ -237,7 +238,7 @@ def test_a_certificate_is_renewed_while_models_travel(tmp_path: Path) -> None:
         renewed = made.nodes[1]
         made.wait_for_round(renewed, 3)
         before = renewed.home.transport.certificate
-        renewed.ask("renew")
+        call(renewed.home.socket, {"command": "renew"})  # twice, with a wait for the others to hear
         assert renewed.home.transport.certificate != before
         made.wait_until_done()
         kill(renewed)

@@ -54,7 +54,7 @@ class Writer:
     def __init__(self, start):
         self.chain = SharedChain.begin(start)
         self.known = Signatures()
-        self.height, self.head = 0, start.anchor
+        self.height, self.head, self.closed = 0, start.anchor, b""
         self.time = 1000
 
     @property
@@ -76,23 +76,26 @@ class Writer:
             "records": [record.encode() for record in records],
             "closes": closes,
             "proof": proof,
+            "closed": self.closed,
             "time": self.time,
         }
         block = SharedBlock.make(leader, **{**fields, **changed})
         self.height, self.head = block.height, block.id
+        self.closed = block.id if closes else self.closed
         return FullSharedBlock.of(block, records)
 
     def finality(self, last, *headers):
-        """Why ``last`` is final: a certificate for it, or for the last of ``headers``."""
+        """Why ``last`` is final: a certificate for it, or for the last of the blocks after it."""
         certain = headers[-1] if headers else last
-        blocks = tuple(header.block for header in headers)
+        tail = [header.block for header in headers if header.block.closed]
+        blocks = (*(header.block for header in headers if not header.block.closed), *tail[-1:])
         return Finality(blocks, certified(self.state, certain.block.height, "final", certain.block.id))
 
     def finish(self, *blocks, tail=()):
         """Have them final here; returns them with their finality."""
         finality = self.finality(blocks[-1], *tail)
         self.chain, _ = self.chain.extend(blocks, finality, self.known)
-        self.height, self.head = self.chain.height, self.chain.head
+        self.height, self.head, self.closed = self.chain.height, self.chain.head, b""
         return blocks, finality
 
     def write(self, *records, closes=False, skip=0):

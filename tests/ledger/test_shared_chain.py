@@ -11,6 +11,7 @@ from coterie.errors import LedgerError
 from coterie.identity import vrf_output
 from coterie.ledger import Record
 from coterie.ledger.shared import Certificate, Finality, FullSharedBlock, SharedChain, Signatures
+from coterie.ledger.shared.blocks import LAST_OPEN
 
 replace = msgspec.structs.replace
 
@@ -128,18 +129,60 @@ def test_a_closing_block_needs_its_proposers_proof():
         refused(writer.chain, [block], writer.finality(block), "proof")
 
 
-def test_nothing_but_an_empty_tail_follows_the_closing_block():
-    for what in ("a record", "closes", "kept"):
+@pytest.mark.parametrize("length", [1, 2, 300])
+def test_an_empty_tail_makes_the_closing_block_final_by_its_last_block(length):
+    writer = Writer(charter().checkpoint)
+    closing = writer.block(closes=True)
+    tail = [writer.block(skip=number % 2) for number in range(length)]
+    finality = writer.finality(closing, *tail)
+    assert finality.headers == (tail[-1].block,)
+    after, _ = writer.chain.extend([closing], finality, Signatures())
+    assert (after.state.epoch, after.head) == (1, closing.block.id)
+    refused(writer.chain, [closing, tail[0]], writer.finality(tail[0]), "follows the block that closed")
+    if length == 2:
+        both = replace(finality, headers=tuple(full.block for full in tail))
+        refused(writer.chain, [closing], both, "not follow the block that closed")
+
+
+@pytest.mark.parametrize("what", ["says nothing", "another block", "lower", "after another block", "more after it"])
+def test_a_tail_follows_the_closing_block_that_it_names(what):
+    writer = Writer(charter().checkpoint)
+    first = writer.block()
+    closing = writer.block(skip=5, closes=True)
+    named = {"says nothing": b"", "another block": first.block.id}.get(what, closing.block.id)
+    lower = {"height": 3, "parent_height": 1, "proposer": BY_ID[writer.state.leader(3)]} if what == "lower" else {}
+    tail = writer.block(closed=named, **lower)
+    if what == "after another block":
+        refused(writer.chain, [first], writer.finality(first, tail), "not follow the block that closed")
+        return
+    more = [writer.block(closed=b"")] if what == "more after it" else []
+    headers = (closing.block, tail.block, *(full.block for full in more))
+    finality = replace(writer.finality(closing, *(more or [tail])), headers=headers)
+    refused(writer.chain, [first], finality, "not follow the block that closed")
+
+
+def test_a_block_that_says_it_follows_a_closing_one_is_in_no_chain():
+    writer = Writer(charter().checkpoint)
+    block = writer.block(closed=bytes(32))
+    refused(writer.chain, [block], writer.finality(block), "follows the block that closed")
+
+
+def test_a_block_that_follows_the_closing_one_is_empty():
+    for changed in ({"records": [note(1).encode()]}, {"closes": True}, {"closed": bytes(31)}):
         writer = Writer(charter().checkpoint)
-        closing = writer.block(closes=True)
-        tail = writer.block(*([note(1)] if what == "a record" else []), closes=what == "closes")
-        finality = writer.finality(closing, tail)
-        if what == "kept":
-            refused(writer.chain, [closing, tail], writer.finality(tail), "follows the block that closed")
-            after, _ = writer.chain.extend([closing], finality, Signatures())
-            assert (after.state.epoch, after.head) == (1, closing.block.id)
-        else:
-            refused(writer.chain, [closing], finality, "follows the block that closed")
+        writer.block(closes=True)
+        with pytest.raises(LedgerError, match="something follows the block that closed"):
+            writer.block(**changed)
+
+
+def test_no_block_leaves_an_epoch_open_for_ever():
+    writer = Writer(charter().checkpoint)
+    writer.block(skip=LAST_OPEN - 1)
+    with pytest.raises(LedgerError, match="leaves its epoch open"):
+        writer.block()
+    closing = writer.block(closes=True)
+    assert closing.block.height == LAST_OPEN + 1
+    assert writer.block().block.closed == closing.block.id
 
 
 def test_headers_to_the_certified_block_are_checked():

@@ -189,6 +189,20 @@ def test_no_record_counts_twice(drawn, epochs):
     assert max(effective.values(), default=0) <= 1
 
 
+@pytest.mark.parametrize("made", range(3))
+@pytest.mark.parametrize("ended_by", ["leave", "removal"])
+def test_an_older_leave_is_out_of_date_before_its_author_can_vote_again(made, ended_by):
+    """Signed in the epoch ``made`` and kept back; what ended the membership was recorded then or later."""
+    writer, kept = begun(), leave(D, made + LOCK)
+    for _ in range(made + 1):
+        writer.close()
+    writer.close(leave(D, writer.state.epoch) if ended_by == "leave" else removal(D, writer.state.epoch))
+    while D not in following(writer.state):
+        writer.close(join(D, until=writer.state.epoch))
+    writer.close(kept)
+    assert D in following(writer.state)
+
+
 def test_the_present_epochs_voters_never_change():
     """Whatever an epoch records: its own voters, and those of the next one, are as they were before it."""
     writer = begun()

@@ -6,12 +6,22 @@ import sqlite3
 
 import msgspec
 import pytest
-from ledger_worlds import GENESIS_RECORD
+from ledger_worlds import GENESIS, GENESIS_RECORD
 from shared_worlds import Writer, charter, note, written
 
 from coterie.errors import LedgerError
 from coterie.ledger import LedgerStore, merkle
-from coterie.ledger.shared import Batch, FinalProof, FullSharedBlock, SharedMemory, SharedStore, Signatures, tables
+from coterie.ledger.shared import (
+    Batch,
+    FinalProof,
+    FullSharedBlock,
+    SharedMemory,
+    SharedStore,
+    Signatures,
+    audit_shared,
+    tables,
+)
+from coterie.ledger.shared.blocks import LAST_OPEN, MOST_HEADERS
 
 START = charter()
 
@@ -132,6 +142,30 @@ def test_a_batch_fits_into_a_message():
     assert len(batch.blocks) == 1
     assert list(batch.finality.headers) == [full.block for full in blocks[1:]]
     assert len(batch.encode()) < 1 << 20
+
+
+def test_the_longest_epoch_that_one_certificate_makes_final(tmp_path):
+    """As many blocks as an epoch may have, none final by itself, and a longer tail: everybody can come to know it."""
+    start = charter((1,))
+    writer = Writer(start.checkpoint)
+    first = writer.block(note(1), note(2))
+    blocks = [first, *(writer.block() for _ in range(LAST_OPEN - 1)), writer.block(closes=True)]
+    batch = writer.finish(*blocks, tail=[writer.block() for _ in range(MOST_HEADERS + 1)])
+    with SharedStore(tmp_path / "one.sqlite", start, known=writer.known) as store:
+        store.add(*batch)
+    with SharedStore(tmp_path / "one.sqlite", start) as store:  # it is read as it was written
+        assert store.damage is None
+        assert store.chain.state == writer.state
+        proof = FinalProof.decode(store.proof(note(1).id).encode())
+        assert len(proof.finality.headers) == MOST_HEADERS
+        assert proof.proves(note(1), start.checkpoint)
+        other = SharedMemory(start)
+        for limit in (1, 100, 256):
+            found = store.blocks(other.chain.state.epoch, other.chain.height, limit)
+            other.receive(Batch.decode(found.encode()))
+        assert other.chain == store.chain
+    result = audit_shared(tmp_path / "one.sqlite", GENESIS, start.id)
+    assert (result.fault, result.blocks) == (None, LAST_OPEN + 1)
 
 
 def test_proofs_of_records(ledger, chain):

@@ -339,7 +339,7 @@ HOSTILE = {
         answers_of(
             lambda lab: (other := History(person("bob"))).admit(person("bob"), person("gus")) and other.records[0]
         ),
-        "did not come",
+        "does not come",
     ),
 }
 
@@ -509,6 +509,69 @@ def test_a_chain_beyond_ones_share_is_not_fetched_for_its_author(world, monkeypa
     size = ann.book.size
     made.run(ann.spread.pull(eve.id))
     assert ann.book.size == size + 5
+
+
+def chain_of(made, who, start, count, later) -> list:
+    """Records of one author, each following the one before."""
+    chain = [start]
+    for number in range(count):
+        chain.append(
+            made.lab.renew(who, chain[-1], certificate=who.certificate, time=start.time + later + number),
+        )
+    return chain[1:]
+
+
+def test_two_long_chains_shown_to_different_members_do_not_divide_them(world, monkeypatch):
+    """Eve fills her share differently at Ann and at Bob: what each follows, the other had refused, link by link."""
+    monkeypatch.setattr(book, "MOST_OF_ONE", 200)
+    made, _ = hostile_world(world, lambda made: {})
+    eve, last = person("eve"), made.lab.records[-1]
+    ann, bob = made.nodes["ann"], made.nodes["bob"]
+    for node, later in ((ann, 1), (bob, 1000)):
+        for record in chain_of(made, eve, last, 200, later):
+            assert node.book.offer(record) == "kept"
+    bob.book.renew(bob.who.identity, bob.who.certificate)  # follows what Ann has refused
+    made.until(lambda: all(ann.book.has(node.id) for node in bob.book.log(0, bob.book.size)), 60)
+    ann.book.expel(ANN.identity, eve.id)
+    made.until(lambda: not bob.book.membership.is_member(eve.id), 60)
+    assert bob.book.membership.members == ann.book.membership.members
+    assert made.dropped == []
+
+
+def test_a_strangers_record_lifts_nobodys_share(world, monkeypatch):
+    """Anybody can make keys; what they sign is refused, but what it followed had been taken."""
+    monkeypatch.setattr(book, "MOST_OF_ONE", 20)
+    eve, flood, log = person("eve"), [], []
+
+    def answers(made):
+        last = made.lab.records[-1]
+        flood.extend(
+            made.lab.renew(eve, last, certificate=eve.certificate, time=last.time + number) for number in range(60)
+        )
+        stranger = person("guest-1")
+        log.extend([*flood, made.lab.renew(stranger, *flood, certificate=stranger.certificate)])
+        by_id = {record.id: record.encode() for record in log}
+        ids = tuple(record.id for record in log)
+        return {
+            MembershipLog: lambda sender, asked: MembershipIds(asked.start, len(ids), ids[asked.start :]),
+            MembershipFetch: lambda sender, asked: MembershipRecords(tuple(by_id[name] for name in asked.ids)),
+        }
+
+    made, _ = hostile_world(world, answers)
+    ann = made.nodes["ann"]
+    size = ann.book.size
+    made.run(ann.spread.pull(eve.id))
+    assert ann.book.size == size + 20
+
+
+def test_what_only_the_expelled_have_followed_is_not_followed_any_more(world):
+    made, _ = hostile_world(world, lambda made: {})
+    eve, last = person("eve"), made.lab.records[-1]
+    ann, bob = made.nodes["ann"], made.nodes["bob"]
+    bob.book.offer(made.lab.renew(eve, last, certificate=eve.certificate))
+    out = ann.book.expel(ANN.identity, eve.id)
+    assert bob.book.offer(out) == "kept"
+    assert bob.book.renew(bob.who.identity, bob.who.certificate).parents == (out.id,)
 
 
 def test_an_error_of_ones_own_is_not_swallowed(world):

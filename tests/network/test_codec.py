@@ -459,3 +459,14 @@ def test_nothing_is_allocated_for_what_did_not_come(name, rest):
     finally:
         tracemalloc.stop()
     assert peak < 100_000 + 4 * len(data)
+
+
+def test_what_is_quoted_of_a_message_cannot_steer_a_terminal():
+    """An unknown field is named in the error, which is logged: its name is the sender's."""
+    evil = "\x1b[2J\n" + 500 * "x"
+    for content in ({"type": "CodecNote", evil: 1}, {"type": evil}):
+        data = msgspec.msgpack.encode(["send", 0, content, []])
+        with pytest.raises(MessageError) as caught:
+            Codec().decode(data, ())
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 400

@@ -107,7 +107,8 @@ def rounds(discovery, count=1):
 def test_contacts_and_the_book_are_offered():
     found, book = [], AddressBook()
     book.announced(announcement(1, 7), NOW)
-    discovery = make(found=found, book=book, contacts=[(at(1), None), (at(2), BERT), (at(3), ME)])
+    book.configure(BERT, at(2), NOW)
+    discovery = make(found=found, book=book, contacts=[at(1)])
     rounds(discovery, 3)
     assert sorted(found, key=str) == sorted([(at(1), None), (at(2), BERT), (at(7), ANNA)], key=str)
 
@@ -146,7 +147,9 @@ def test_our_own_addresses_are_not_offered():
 
 
 def test_another_than_was_expected():
-    discovery = make(contacts=[(at(1), ANNA)])
+    book = AddressBook()
+    book.configure(ANNA, at(1), NOW)
+    discovery = make(book=book)
     discovery.dialled(at(1), ANNA, BERT)
     assert discovery.book.entries[ANNA][at(1)].failures == 1
     assert discovery.book.entries[BERT][at(1)].worked == NOW
@@ -162,6 +165,19 @@ def test_a_flood_from_a_member_costs_one_dial_in_a_while():
     rounds(discovery, 5)
     assert sorted(peer for _, peer in found) == sorted([ANNA, BERT])
     assert len(discovery.book.candidates(BERT)) <= discovery.book.limits.addresses_per_peer
+
+
+def test_who_tells_all_the_time_is_heard_now_and_then():
+    """Each telling costs its reader 64 signatures: the loop of a node that looked at all would do nothing else."""
+    discovery = make(limits=dataclasses.replace(DiscoveryLimits(), tellings_a_minute=10))
+    for sequence in range(1, 101):
+        discovery.told(ANNA, Addresses((announcement(1, 7, sequence=sequence).encode(),), ()))
+    assert discovery.book.announcements[ANNA].sequence == 10
+    discovery.told(BERT, Addresses((announcement(2, 8).encode(),), ()))
+    assert BERT in discovery.book.announcements
+    discovery.forget(ANNA)
+    discovery.told(ANNA, Addresses((announcement(1, 7, sequence=200).encode(),), ()))
+    assert discovery.book.announcements[ANNA].sequence == 200
 
 
 def test_a_flood_from_the_table():
@@ -332,7 +348,7 @@ def test_a_peer_that_moved_is_found_in_the_table():
 
 def test_run_opens_and_closes_the_table_and_saves_the_book(tmp_path):
     table, path = Table(), tmp_path / "book.json"
-    discovery = make(dht=table, contacts=[(at(1), ANNA)], book_path=path)
+    discovery = make(dht=table, contacts=[at(1)], book_path=path)
 
     async def main():
         task = asyncio.create_task(discovery.run())

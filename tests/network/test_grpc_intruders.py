@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import hashlib
 import logging
+from dataclasses import replace
 
 import grpc
 import msgspec
@@ -12,12 +13,25 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from network_world import GENESIS, OTHER_GENESIS, Intruder, Site, World, following, note, run, snapshot, until, vectors
+from network_world import (
+    GENESIS,
+    OTHER_GENESIS,
+    QUICK,
+    Intruder,
+    Site,
+    World,
+    following,
+    note,
+    run,
+    snapshot,
+    until,
+    vectors,
+)
 
 from coterie.identity import Certificate, Identity, TransportKey
 from coterie.identity.certificates import tls_name
 from coterie.network.codec import WIRE_VERSION
-from coterie.network.grpc.wire import FIRST, Hello
+from coterie.network.grpc.wire import FIRST, METHOD, Hello
 from coterie.network.members import Members
 
 
@@ -316,3 +330,71 @@ def test_nobody_is_let_in_where_there_are_no_members():
             await asyncio.sleep(0)
 
     run(test)
+
+
+def test_who_comes_again_and_again_does_not_fill_the_log(caplog):
+    """A refusal costs the refused one nothing: an expelled member keeps its connection and asks for streams on it."""
+
+    async def test():
+        async with World(2) as world:
+            listening = await world.start(0)
+            outcast = world.sites[1]
+            async with Intruder(listening, outcast.key) as intruder:
+                await intruder.greet()
+                listening.transport.set_members(following(world.members, [listening.key.certificate]))
+                for _ in range(200):
+                    with pytest.raises(grpc.aio.AioRpcError):
+                        await intruder.greet()
+                        await intruder.call.read()
+
+    with caplog.at_level(logging.INFO):
+        run(test)
+    lines = [record for record in caplog.records if "refused" in record.getMessage()]
+    assert 8 <= len(lines) <= 12
+
+
+def test_a_member_that_opens_streams_without_end_is_stopped(caplog):
+    async def test():
+        async with World(2, replace(QUICK, streams_a_minute_of_a_peer=10)) as world:
+            listening = await world.start(0)
+            async with Intruder(listening, world.sites[1].key) as intruder:
+                for _ in range(10):
+                    await intruder.greet()
+                    intruder.call.cancel()
+                    intruder.call._cython_call.cancel("over")
+                    await until(lambda: not listening.transport.connected)
+                for _ in range(100):
+                    with pytest.raises(grpc.aio.AioRpcError, match="streams_a_minute_of_a_peer"):
+                        await intruder.greet()
+            assert (
+                listening.drops
+                == [(world.sites[1].id, "too many streams: the limit is streams_a_minute_of_a_peer")] * 100
+            )
+
+    with caplog.at_level(logging.INFO):
+        run(test)
+    assert len(caplog.records) < 40
+
+
+def test_what_the_listening_end_says_cannot_steer_a_terminal(caplog):
+    async def refuse(request, context):
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "gone\x1b[2J\r\n2026 INFO coterie.node: all is well\u202e")
+
+    async def test():
+        async with World(2) as world:
+            liar = world.sites[0]
+            server = grpc.aio.server()
+            service, method = METHOD.strip("/").split("/")
+            handler = grpc.stream_stream_rpc_method_handler(refuse)
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+            pair = [(liar.key.key_pem, liar.key.certificate.pem)]
+            port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(pair))
+            await server.start()
+            victim = await world.start(1, listen=None)
+            victim.transport.set_address(liar.id, f"127.0.0.1:{port}")
+            await until(lambda: any("all is well" in record.getMessage() for record in caplog.records))
+            await server.stop(None)
+
+    with caplog.at_level(logging.DEBUG, "coterie"):
+        run(test)
+    assert all(record.getMessage().isprintable() for record in caplog.records if record.name.startswith("coterie"))

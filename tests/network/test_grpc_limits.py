@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import socket
+import ssl
+import tempfile
 from dataclasses import replace
 
 import grpc
@@ -90,6 +93,17 @@ def test_a_frame_that_is_not_finished_is_dropped():
             await until(lambda: len(listening.reasons("truncated frame")) == 2)
             station = listening.transport._station
             assert station.budget._free == station.limits.receiving_bytes_in_all
+
+    run(test)
+
+
+def test_the_limit_of_a_snapshot_falls_once_the_size_of_the_model_is_known():
+    async def test():
+        async with visited() as (listening, _, intruder):
+            listening.transport.limit_snapshots(LAYOUT, 64)
+            await intruder.say(whole(vectors("", snapshot(65))), whole(vectors("fits", snapshot(64))))
+            await until(lambda: listening.texts == ["fits"])
+            assert listening.reasons("the limit snapshot_elements is 64") == [intruder.id]
 
     run(test)
 
@@ -331,5 +345,33 @@ def test_a_budget_serves_in_turn_and_forgets_who_gives_up():
         assert order == ["b", "c"]
         budget.give(9)
         assert budget._free == 10
+
+    run(test)
+
+
+def test_a_connection_without_a_stream_is_closed():
+    """A member, also one that was expelled since, could else hold as many as there may be, at no cost."""
+
+    def idle(listening, key):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["h2"])
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(key.key_pem + key.certificate.pem)
+            file.flush()
+            context.load_cert_chain(file.name)
+        with context.wrap_socket(socket.create_connection(("127.0.0.1", listening.transport.port))) as connection:
+            connection.settimeout(20)
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            while connection.recv(4096):
+                pass
+
+    async def test():
+        async with World(3, replace(QUICK, connect_seconds=0.5)) as world:
+            listening = await world.start(0)
+            busy = await world.start(1, listening, listen=None)
+            await until(lambda: listening.transport.connected)
+            await asyncio.to_thread(idle, listening, world.sites[2].key)
+            assert listening.transport.connected == (busy.id,), "one that is in use goes on"
 
     run(test)

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 from dataclasses import replace
+from itertools import count
 
 import grpc
 import pytest
 import torch
 from network_world import ELEMENTS, LAYOUT, QUICK, Intruder, World, following, note, run, snapshot, until, vectors
 
-from coterie.network.grpc.relay import RelayRoute
+from coterie.network.grpc.relay_route import RelayRoute
 from coterie.network.grpc.wire import FIRST, FORWARD, FORWARDED, Addressed
 from coterie.network.sealing import Opening
 
@@ -127,6 +128,45 @@ def test_a_receiver_that_restarts_is_found_again():
             await until(lambda: anna.failed == ["two"])
             anna.send(bert, "three")
             await until(lambda: bert.texts == ["one", "three"])
+
+    run(test)
+
+
+def test_a_receiver_that_was_away_for_longer_than_frames_wait_is_found_again():
+    """Neither listens, so nothing but another search for a relay can bring them together."""
+
+    async def test():
+        async with World(3, replace(QUICK, hold_seconds=0.2)) as world:
+            relay = await world.start(0)
+            anna = await world.start(1, relay, listen=None)
+            await until(lambda: relay.transport.connected)
+            anna.send(world.sites[2], "nobody is there")
+            await until(lambda: anna.failed)
+            bert = await world.start(2, relay, listen=None)
+            for number in count():
+                anna.send(bert, f"again {number}")
+                if bert.got:
+                    break
+                await asyncio.sleep(0.02)
+
+    run(test)
+
+
+def test_a_relay_that_promises_and_passes_nothing_on_is_not_asked_again():
+    """Its yes is always the first."""
+
+    async def test():
+        async with World(4, replace(QUICK, connect_seconds=1.0)) as world:
+            liar, relay = [await world.start(number) for number in (0, 1)]
+            anna, bert = [await world.start(number, liar, relay, listen=None) for number in (2, 3)]
+            await until(lambda: all(len(site.transport.connected) == 2 for site in (liar, relay)))
+            tap(liar, lambda sender, message: [])
+            honest = relay.transport._relay
+            answer, loop = honest._answer, asyncio.get_running_loop()
+            honest._answer = lambda link, message: loop.call_later(0.2, answer, link, message)
+            anna.send(bert, "one")
+            await until(lambda: bert.texts == ["one"])
+            assert anna.transport._links[bert.id].route().via == relay.id
 
     run(test)
 

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from coterie.network import extra
+
 WITHOUT = """
 import sys
 for name in ("grpc", "libtorrent", "zstandard", "uvloop"):
@@ -32,3 +34,10 @@ def test_grpc_is_imported_only_where_it_is_needed():
     code = "import sys, coterie.network, coterie.network.join; print('grpc' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n", done.stderr
+
+
+def test_a_module_is_looked_for_once(monkeypatch):
+    looked = []
+    monkeypatch.setattr(extra, "find_spec", looked.append)
+    assert not any(extra.is_there("there_is_no_such_module") for _ in range(3))
+    assert looked == ["there_is_no_such_module"]

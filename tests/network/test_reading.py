@@ -21,7 +21,7 @@ from coterie.network import Codec
 from coterie.network.codec import CHUNK_BYTES
 from coterie.network.compression import CHUNK_ELEMENTS, encoding
 from coterie.network.limits import Limits
-from coterie.network.reading import FrameReader, Line, _Snapshot
+from coterie.network.reading import Backlog, FrameReader, _Snapshot
 from coterie.network.sending import PIECE_BYTES, pieces
 
 LIMITS = Limits(snapshot_elements={LAYOUT: 2 * CHUNK_ELEMENTS}, header_bytes=4096, snapshots=3)
@@ -192,23 +192,23 @@ def test_tampered_frames_are_refused_or_mean_something_and_nothing_else_is_raise
 
 def test_a_line_does_all_in_order_and_reports_what_went_wrong():
     async def main():
-        line, done = Line(POOL), []
+        backlog, done = Backlog(POOL), []
         for number in range(200):
-            line.add(10_000, lambda number=number: done.append(number))
-        await line.below(100_000)
-        assert line.pending <= 100_000
-        await line.done()
+            backlog.add(10_000, lambda number=number: done.append(number))
+        await backlog.below(100_000)
+        assert backlog.pending <= 100_000
+        await backlog.done()
         assert done == list(range(200))
-        assert line.pending == 0
+        assert backlog.pending == 0
 
         def fail():
             raise MessageError("no")
 
         for size in (10, 1_000_000):
-            line = Line(POOL)
-            line.add(size, fail)
+            backlog = Backlog(POOL)
+            backlog.add(size, fail)
             with pytest.raises(MessageError, match="no"):
-                await line.done()
+                await backlog.done()
 
     asyncio.run(main())
 

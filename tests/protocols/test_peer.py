@@ -295,6 +295,37 @@ def test_patience_after_time_outs():
     assert patience.seconds() == 1.5
 
 
+def test_who_answers_in_the_last_moment_is_not_waited_for_ever_longer():
+    """Each such answer would else let the next one come twice as late: an hour after ten of them."""
+    everybody = Patience()
+    liar, honest = Patience(everybody), [Patience(everybody) for _ in range(2)]
+    for _ in range(50):
+        for patience in honest:
+            patience.answered(3.0)
+        liar.answered(0.99 * liar.seconds())
+    assert liar.seconds() == Patience.SLOWEST * 3.0
+    assert honest[0].seconds() == 7.0
+    slow = Patience(everybody)
+    for _ in range(50):
+        slow.answered(30.0)
+    assert slow.seconds() == 61.0, "ten times as slow, and honest"
+
+
+def test_answers_to_questions_with_a_time_of_their_own_say_nothing_about_patience(world):
+    """Looks at records, every few seconds, are answered at once; a pull waits for a round that takes minutes."""
+    world.b.handle(PeerTestHello, lambda sender, hello: hello)
+    world.a.transport.delays = {"b": 40.0 - DELAY}
+    world.run(world.a.ask("b", PeerTestHello("x")))
+    world.a.transport.delays = {}
+    for _ in range(40):
+        world.run(world.a.ask("b", PeerTestHello("x"), 5.0))
+    world.silent.add("b")
+    for timeout in (5.0, 5.0, None):
+        start = world.loop.time()
+        world.run(unreachable(world.a.ask("b", PeerTestHello("x"), timeout)))
+    assert world.loop.time() - start == 81  # 2 x 40, + 1
+
+
 def test_a_late_answer_is_waited_for_the_next_time(world):
     world.b.handle(PeerTestHello, lambda sender, hello: hello)
     world.a.transport.delays = {"b": 100.0 - DELAY}

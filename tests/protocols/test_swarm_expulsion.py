@@ -10,6 +10,7 @@ from coterie.identity.vrf import VrfKey
 from coterie.ledger.encoding import pack
 from coterie.ledger.records import Record
 from coterie.ledger.shared import Join
+from coterie.protocols.consensus import Payload
 
 
 @pytest.fixture
@@ -113,3 +114,19 @@ def test_samples_that_nobody_can_have_end_no_training_of_others(worlds, samples)
     liar.swarm._leading.beat = lie
     go_on(world, "s0", "s1", "s2", merges=3)
     assert all(liar.identity.id not in world.nodes[name].state.parts for name in ("s0", "s1", "s2"))
+
+
+def test_a_leader_that_proposes_no_merge_gets_no_vote(worlds):
+    """A merge is all of its epoch: blocks without one could go on and on where the network is slow."""
+    world = worlds(count=4, rounds=8).begin()
+    tried = []
+
+    async def nothing(view):
+        tried.append(view.height)
+        return Payload()
+
+    world.nodes["s3"].swarm._ordering.payload = nothing
+    (node, *_) = go_on(world, "s0", "s1", "s2", merges=6)
+    assert tried
+    for epoch in range(node.state.epoch):
+        assert [full.block.closes for full in node.ledger.blocks(epoch, 0).blocks] == [True]

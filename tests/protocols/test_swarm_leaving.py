@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from swarm_world import World
 
+from coterie.ledger.records import Record
 from coterie.ledger.shared import QuorumRule
+from coterie.protocols.consensus import Payload
 from coterie.protocols.swarm import Settings
 
 SILENT = Settings(full_wait=60.0, deadline=300.0, silence=40.0)
@@ -112,6 +114,39 @@ def test_no_leave_is_recorded_that_leaves_too_few(worlds):
     world.finish()
     assert len(other.ledger.chain.state.following) == 3
     assert other.ledger.chain.state.rule == QuorumRule("majority", 3)
+
+
+def _records(node, epoch):
+    batch = node.ledger.blocks(epoch, 0)
+    return [] if batch is None else [record for full in batch.blocks for record in full.read_records()]
+
+
+@pytest.mark.parametrize("kind", ["majority", "two thirds"])
+def test_a_leave_is_of_no_use_once_its_author_has_checked_in_again(worlds, kind):
+    """A leader that lies has kept it, and would record it whenever it leads."""
+    world = worlds(count=5, rounds=30, kind=kind).begin()
+    back, liar = world.nodes["s1"], world.nodes["s3"]
+    key, ordering, tried = back.identity.id, liar.swarm._ordering, []
+    world.until(lambda: back.state.epoch == 2)
+    back.leave()
+    leave = Record.decode(liar.swarm.training.roll.heard[key].beat.leave)
+    back.start()  # before the next merge: nobody has recorded that it left
+    others = [node for node in world.nodes.values() if node is not back]
+    world.until(lambda: all(node.state.checked_in[key] > 2 for node in others))
+    payload = ordering.payload
+
+    async def lie(view):
+        found = await payload(view)
+        if found is None or key not in liar.ledger.chain.state.following:
+            return found
+        tried.append(view.epoch)
+        return Payload([*(record for record in found.records if record.id != leave.id), leave], closes=True)
+
+    ordering.payload = lie
+    world.until(lambda: len(tried) >= 2 and min(node.state.epoch for node in others) > max(tried), 200)
+    for node in others:
+        assert key in node.ledger.chain.state.following
+        assert not [r for e in range(node.state.epoch) for r in _records(node, e) if r.kind == "voter leave"]
 
 
 def _records(node, epoch):

@@ -19,6 +19,7 @@ from coterie.ledger.records import Record
 from coterie.ledger.shared import Charter, Join, Leave, QuorumRule, Removal, Voter, Voters
 from coterie.ledger.shared.changes import record as change
 from coterie.protocols.swarm import CheckedIn, Mode, Terms, chain_genesis
+from coterie.protocols.swarm.audit import MergeJudge
 from coterie.protocols.swarm.joins import make_join, make_leave, read_join, read_leave
 from coterie.protocols.swarm.packing import packed, unpacked
 from coterie.protocols.swarm.records import Agreed, check_in_record, merge_record, read_check_in, read_merge
@@ -164,7 +165,7 @@ def test_who_may_come_and_go():
 
     def allowed(says, is_member):
         try:
-            require_changes([change(WHO["a"], says, 0), merge()], CHAIN, is_member)
+            require_changes([merge(), change(WHO["a"], says, 0)], CHAIN, is_member, {})
         except LedgerError:
             return False
         return True
@@ -173,7 +174,7 @@ def test_who_may_come_and_go():
     assert allowed(removal, stranger) and not allowed(removal, member)
     assert allowed(leave, member)
     with pytest.raises(LedgerError, match="does not belong"):
-        require_changes([Record.make(WHO["a"], "note", {}, time=0)], CHAIN, member)
+        require_changes([Record.make(WHO["a"], "note", {}, time=0)], CHAIN, member, {})
 
 
 @pytest.mark.parametrize(
@@ -182,27 +183,60 @@ def test_who_may_come_and_go():
 def test_as_many_leave_as_leave_enough(kind, min_peers, may):
     chain = Charter.make(WHO["a"], GENESIS, VOTERS, bytes(32), QuorumRule(kind, min_peers)).checkpoint
     leaves = [Record.decode(make_leave(WHO[name], GENESIS, 5, 0)) for name in NAMES]
-    require_changes([*leaves[:may], merge()], chain, lambda key: True)
+    require_changes([merge(), *leaves[:may]], chain, lambda key: True, {})
     with pytest.raises(LedgerError, match=f"{3 - may} remain"):
-        require_changes([*leaves[: may + 1], merge()], chain, lambda key: True)
+        require_changes([merge(), *leaves[: may + 1]], chain, lambda key: True, {})
     if may:
-        with pytest.raises(LedgerError, match="3 remain"):  # without a merge
-            require_changes(leaves[:1], chain, lambda key: True)
+        for early in (leaves[:1], [leaves[0], merge()]):
+            with pytest.raises(LedgerError, match="before a merge"):
+                require_changes(early, chain, lambda key: True, {})
         stranger = change(WHO["a"], Removal(genesis=GENESIS, until=10, key=KEYS["d"]), 0)
         with pytest.raises(LedgerError, match="remain"):  # one that is removed does not remain either
-            require_changes([stranger, *leaves[:may], merge()], chain, lambda key: key != KEYS["d"])
+            require_changes([merge(), stranger, *leaves[:may]], chain, lambda key: key != KEYS["d"], {})
 
 
 def test_a_leave_is_checked():
     good = make_leave(WHO["d"], GENESIS, 3, 0)
-    assert read_leave(good, GENESIS, KEYS["d"], 13).id == Record.decode(good).id
-    assert read_leave(good, GENESIS, KEYS["d"], 14) is None
-    assert read_leave(good, GENESIS, KEYS["d"], 2) is None  # the chain would pass it over
-    assert read_leave(good, GENESIS, KEYS["c"], 3) is None
-    assert read_leave(good, bytes(32), KEYS["d"], 3) is None
-    assert read_leave(make_join(WHO["d"], GENESIS, 3), GENESIS, KEYS["d"], 3) is None
-    assert read_leave(good[:-1] + bytes([good[-1] ^ 1]), GENESIS, KEYS["d"], 3) is None
-    assert read_leave(merge("d").encode(), GENESIS, KEYS["d"], 3) is None
+    assert read_leave(good, GENESIS, KEYS["d"], 13, {}).id == Record.decode(good).id
+    assert read_leave(good, GENESIS, KEYS["d"], 14, {}) is None
+    assert read_leave(good, GENESIS, KEYS["d"], 2, {}) is None  # the chain would pass it over
+    assert read_leave(good, GENESIS, KEYS["c"], 3, {}) is None
+    assert read_leave(good, bytes(32), KEYS["d"], 3, {}) is None
+    assert read_leave(make_join(WHO["d"], GENESIS, 3), GENESIS, KEYS["d"], 3, {}) is None
+    assert read_leave(good[:-1] + bytes([good[-1] ^ 1]), GENESIS, KEYS["d"], 3, {}) is None
+    assert read_leave(merge("d").encode(), GENESIS, KEYS["d"], 3, {}) is None
+
+
+def test_a_leave_of_one_that_has_checked_in_since_is_none():
+    """Signed before merge 5, by which its author's check-in for that one may have been made already."""
+    data, member = make_leave(WHO["d"], GENESIS, 5, 0), lambda key: True
+    leave = Record.decode(data)
+    for checked_in in ({}, {KEYS["d"]: 5}, {KEYS["a"]: 9}):
+        assert read_leave(data, GENESIS, KEYS["d"], 9, checked_in) == leave
+        require_changes([merge(), leave], CHAIN, member, checked_in)
+    assert read_leave(data, GENESIS, KEYS["d"], 9, {KEYS["d"]: 6}) is None
+    with pytest.raises(LedgerError, match="checked in since"):
+        require_changes([merge(), leave], CHAIN, member, {KEYS["d"]: 6})
+
+
+def test_an_audit_finds_a_leave_of_one_that_has_checked_in_since():
+    leave = Record.decode(make_leave(WHO["b"], GENESIS, 0, 0))
+
+    def judged(*names):
+        """The leave with merge 1, which these have checked in for; all have for merge 0."""
+        judge = MergeJudge()
+        assert "before a merge" in judge(CHAIN, leave)
+        for epoch, there in enumerate((NAMES, names)):
+            state = msgspec.structs.replace(CHAIN, epoch=epoch)
+            found = sorted((check_in(name, epoch, epoch) for name in there), key=lambda made: made.author)
+            assert "before a merge" in judge(state, leave)
+            assert not any(judge(state, record) for record in [*(made.record for made in found), merge(epoch=epoch)])
+            if not epoch:
+                assert judge(state, leave) == ""
+        return judge(state, leave)
+
+    assert judged("a", "c") == ""
+    assert "checked in since" in judged("a", "b")
 
 
 def test_a_consent_to_vote_is_checked():

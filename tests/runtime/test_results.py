@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from coterie.errors import DataError, OutputError, TrainingDiverged
 from coterie.runtime.progress import Quiet, RichProgress, duration, size
-from coterie.runtime.results import PeerMetrics, Result, RunDirectory, combine, summary
+from coterie.runtime.results import PeerMetrics, Result, RunDirectory, summary
 
 # The template of DESIGN.md, "Commands", with its types.
 NUMBER = (int, float)
@@ -88,7 +88,7 @@ def test_a_failure_that_is_not_one_of_ours():
 
 def test_several_seeds_are_means_and_deviations():
     values = [0.9, 0.8, 0.94]
-    record = combine([result(seed, value) for seed, value in enumerate(values, 1)], "runs/digits")
+    record = Result.of_seeds([result(seed, value) for seed, value in enumerate(values, 1)], "runs/digits").to_json()
     assert set(record) == (set(TEMPLATE) - {"seed"}) | {"seeds", "runs"}
     assert record["seeds"] == [1, 2, 3]
     assert record["runs"] == ["runs/digits/seed-1", "runs/digits/seed-2", "runs/digits/seed-3"]
@@ -105,12 +105,12 @@ def test_several_seeds_are_means_and_deviations():
 
 def test_one_failed_seed_fails_all_but_keeps_the_figures_of_the_others():
     failed = Result.failure(TrainingDiverged("it diverged"), seed=2, run="b")
-    record = combine([result(1), failed])
+    record = Result.of_seeds([result(1), failed]).to_json()
     assert record["status"] == "failed"
     assert record["error"]["what"] == "it diverged"
     assert record["accuracy"]["mean"] == {"mean": 0.9, "std": 0.0}
     assert record["seeds"] == [1, 2]
-    everything = combine([failed, failed])
+    everything = Result.of_seeds([failed, failed]).to_json()
     assert everything["accuracy"]["mean"] == {"mean": None, "std": None}
 
 
@@ -126,7 +126,7 @@ def test_a_run_directory_keeps_what_was_written(tmp_path):
     for record in records:
         run.metrics(record)
     run.write_topology([(0, 1), (1, 2)])
-    run.write_model("consensus", {"w": torch.arange(6.0).reshape(2, 3).t()}, {"layout": "abc"})
+    run.write_model("consensus", {"w": torch.arange(6.0).reshape(2, 3).t()}, (1, 8, 8), 10)
     run.write_result(result())
 
     read = RunDirectory.open(tmp_path / "a" / "b")
@@ -135,7 +135,7 @@ def test_a_run_directory_keeps_what_was_written(tmp_path):
     assert read.topology == [(0, 1), (1, 2)]
     assert read.result == result()
     with safe_open(read.models["consensus"], "pt") as file:
-        assert file.metadata() == {"layout": "abc"}
+        assert file.metadata() == {"shape": "1,8,8", "classes": "10"}
         assert torch.equal(file.get_tensor("w"), torch.arange(6.0).reshape(2, 3).t())
     assert not [path for path in read.path.rglob("*") if path.name.startswith(".")], "temporary files are gone"
 
@@ -173,7 +173,7 @@ def test_a_name_cannot_leave_the_directory(tmp_path, monkeypatch, name):
         RunDirectory.create(None, name)
     run = directory(tmp_path / "run")
     with pytest.raises(OutputError):
-        run.write_model(name, {"w": torch.zeros(1)}, {})
+        run.write_model(name, {"w": torch.zeros(1)}, (1,), 2)
 
 
 def test_nothing_is_overwritten(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,11 +12,23 @@ import torch
 from coterie.adversary import labels, samples, vectors
 from coterie.adversary.attacker import Attacker, CraftingLearner
 from coterie.errors import CoterieError, PluginError
+from coterie.protocols import Peer, PeerId
 from coterie.registry import Component
 from coterie.seeds import generator
 from coterie.spec import Choice, Spec
 
-__all__ = ["Attacker", "CraftingLearner", "attackers", "craft", "falsifies", "labels", "samples", "targets", "vectors"]
+__all__ = [
+    "Attacker",
+    "CraftingLearner",
+    "attackers",
+    "craft",
+    "falsifies",
+    "labels",
+    "malicious_learner",
+    "samples",
+    "targets",
+    "vectors",
+]
 
 
 def attackers(spec: Spec) -> tuple[int, ...]:
@@ -51,6 +63,17 @@ def falsifies(attack: Component) -> Falsified:
         remedy="Write attack(labels, classes, rng), attack(samples, labels, rng) or "
         "attack(own, base, others, attackers, rng).",
     )
+
+
+def malicious_learner(
+    spec: Spec, peer: Peer, learner: CraftingLearner, colluders: Collection[PeerId]
+) -> CraftingLearner | Attacker:
+    """What a malicious peer trains with: ``learner`` itself, unless the attack is on what it publishes."""
+    attack, publishes = spec.choices.get("attack"), spec.protocol.component.traits.get("publishes", True)
+    if attack is None or not publishes or falsifies(attack.component) != "own":
+        return learner
+    traits = attack.component.traits
+    return Attacker(peer, learner, colluders, sees_others=traits.get("sees_others", not traits))
 
 
 def targets(spec: Spec) -> dict[int, int] | None:

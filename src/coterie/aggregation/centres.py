@@ -12,7 +12,7 @@ from coterie import registry
 from coterie.aggregation.geometry import geometry
 from coterie.aggregation.interface import Context, Judge, State
 from coterie.aggregation.means import Result
-from coterie.aggregation.rows import Floats, combine, distances
+from coterie.aggregation.rows import Floats, combine, distances, recorded
 
 Radius = Annotated[float, Field(gt=0)]
 _SMOOTHING = 1e-6
@@ -61,7 +61,7 @@ def geometric_median(
         weights = new
         if change <= tolerance:
             break
-    return combine(own, received, weights), torch.from_numpy(weights.astype(np.float32)), state
+    return combine(own, received, weights), recorded(weights), state
 
 
 @registry.rules.register("centred_clipping")
@@ -91,7 +91,7 @@ def centred_clipping(
         norms = distances((own, *received), centre)
         weights = _clips(norms, float(np.median(norms)) if radius is None else radius) / len(norms)
         centre = combine(own, received, weights, centre)
-    return centre, torch.from_numpy(weights.astype(np.float32)), state
+    return centre, recorded(weights), state
 
 
 @registry.rules.register("self_centred_clipping")
@@ -120,7 +120,7 @@ def self_centred_clipping(
     clips = _clips(norms, float(np.median(norms)) if radius is None else radius)
     shares = context.graph_weights[1:].double().numpy() * clips
     weights = np.append(1.0 - shares.sum(), shares)
-    return combine(own, received, weights), torch.from_numpy(weights.astype(np.float32)), state
+    return combine(own, received, weights), recorded(weights), state
 
 
 def _clips(norms: Floats, radius: float) -> Floats:

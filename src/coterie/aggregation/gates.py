@@ -13,7 +13,7 @@ from coterie import registry
 from coterie.aggregation.interface import Context, Judge, State
 from coterie.aggregation.means import Result
 from coterie.aggregation.root import require_root, root_gradient
-from coterie.aggregation.rows import combine, distances, products_with
+from coterie.aggregation.rows import combine, distances, own_alone, products_with, recorded
 
 _LENGTHENED = 10.0
 """Moves that are made longer than so many times are taken by subtraction: a sum of vectors would lose their digits."""
@@ -49,7 +49,7 @@ def balance(
         weights[1:] = (1.0 - own_share) * accepted / accepted.sum()
     else:
         weights[0] = 1.0
-    return combine(own, received, weights), torch.from_numpy(weights.astype(np.float32)), state
+    return combine(own, received, weights), recorded(weights), state
 
 
 @registry.rules.register("fltrust")
@@ -85,11 +85,11 @@ def fltrust(
     state = {"trust": {**known, **dict(zip(context.peer_ids, trust[1:].tolist(), strict=True))}}
     total = trust.sum()
     if not total > 0:
-        return own, torch.from_numpy(np.eye(1, len(trust), dtype=np.float32)[0]), state
+        return own, own_alone(len(trust)), state
     scale = np.zeros_like(norms)
     np.divide(norms[0], norms, out=scale, where=norms > 0)
     weights, short = trust / total * scale, scale > _LENGTHENED
     vector = combine(own, received, np.where(short, 0.0, weights), context.base)
     for j in np.flatnonzero(short):
         vector.add_((received[j - 1].double() - context.base).mul_(weights[j]))
-    return vector, torch.from_numpy((trust / total).astype(np.float32)), state
+    return vector, recorded(trust / total), state

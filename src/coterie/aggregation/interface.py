@@ -11,7 +11,7 @@ import torch
 
 from coterie.aggregation.rows import Rows
 from coterie.errors import CoterieError, LayoutMismatch, PluginError, TrainingDiverged
-from coterie.layout import Layout
+from coterie.layout import Layout, is_finite
 from coterie.spec import Choice
 
 
@@ -109,7 +109,7 @@ def aggregate(
         received = torch.stack([*received]) if received else own.new_empty(0, len(own))
     _check_shapes(own, received, context, where)
     for vector, what in ((own, "the peer's own vector"), (context.base, "the vector before the local steps")):
-        if not _finite(vector):
+        if not is_finite(vector):
             raise TrainingDiverged(
                 f"{what} has a value that is not finite", where=where, remedy="Lower training.lr or set training.clip."
             )
@@ -138,7 +138,7 @@ def _combine_at_once(
 ) -> Aggregate | None:
     """What a linear rule makes of vectors where they lie; None where the sum is not finite: then look closer."""
     result = rule(own, received, context, state, None)
-    return _outcome(result, context, ()) if _finite(result[0]) and _finite(result[1]) else None
+    return _outcome(result, context, ()) if is_finite(result[0]) and is_finite(result[1]) else None
 
 
 def _outcome(result: tuple[torch.Tensor, torch.Tensor, State], context: Context, refused: tuple[str, ...]) -> Aggregate:
@@ -176,14 +176,6 @@ def _check_shapes(own: torch.Tensor, received: torch.Tensor, context: Context, w
         )
 
 
-def _finite(vector: torch.Tensor) -> bool:
-    """A finite sum proves that all terms are finite, in one fast pass; otherwise look at the extremes."""
-    if vector.numel() == 0 or math.isfinite(float(vector.sum())):
-        return True
-    least, greatest = vector.aminmax()
-    return bool(least.isfinite()) and bool(greatest.isfinite())
-
-
 def _refuse(received: torch.Tensor, context: Context) -> tuple[torch.Tensor, Context, tuple[str, ...]]:
     """The finite rows and their context; no copy when all are."""
     if received.numel() == 0:
@@ -193,7 +185,7 @@ def _refuse(received: torch.Tensor, context: Context) -> tuple[torch.Tensor, Con
         return received, context, ()
     finite = sums.isfinite()
     for j in (~finite).nonzero().flatten().tolist():
-        finite[j] = _finite(received[j])  # the sum of large finite values may overflow
+        finite[j] = is_finite(received[j])  # the sum of large finite values may overflow
     if bool(finite.all()):
         return received, context, ()
     kept = finite.nonzero().flatten().tolist()
@@ -225,6 +217,6 @@ def _fault(result: object, shape: torch.Size, count: int) -> str:
             return f"{type(tensor).__name__} as {what}, not a tensor"
         if tensor.shape != wanted or not tensor.is_floating_point():
             return f"{what} of shape {tuple(tensor.shape)} and {tensor.dtype}, not {tuple(wanted)} and torch.float32"
-        if not _finite(tensor):
+        if not is_finite(tensor):
             return f"{what} with a value that is not finite"
     return f"a vector of {vector.dtype}, not torch.float32" if vector.dtype != torch.float32 else ""

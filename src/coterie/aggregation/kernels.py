@@ -26,7 +26,7 @@ _PART = 1 << 14
 _WORTH_A_THREAD = 1 << 20
 """Values below which a second thread costs more than it saves."""
 
-Floats = NDArray[np.float32]
+Singles = NDArray[np.float32]
 Pairs = NDArray[np.int64]
 
 
@@ -118,7 +118,7 @@ def compiled(function: Callable[..., None], *liberties: str) -> Callable[..., No
     return found
 
 
-def _trimmed(own: Floats, received: Floats, out: Floats, start: int, stop: int, pairs: Pairs, trim: int) -> None:
+def _trimmed(own: Singles, received: Singles, out: Singles, start: int, stop: int, pairs: Pairs, trim: int) -> None:
     count = len(received) + 1
     columns = np.empty((count, _COLUMNS), np.float32)
     total = np.empty(_COLUMNS, np.float64)
@@ -143,9 +143,9 @@ def _trimmed(own: Floats, received: Floats, out: Floats, start: int, stop: int, 
 
 
 def _near_median(
-    own: Floats,
-    received: Floats,
-    out: Floats,
+    own: Singles,
+    received: Singles,
+    out: Singles,
     start: int,
     stop: int,
     pairs: Pairs,

@@ -15,7 +15,7 @@ from coterie.aggregation.byzantine import Byzantine, attackers
 from coterie.aggregation.geometry import geometry
 from coterie.aggregation.interface import Context, Judge, State
 from coterie.aggregation.means import Result
-from coterie.aggregation.rows import Floats, combine
+from coterie.aggregation.rows import Floats, combine, recorded
 
 
 @registry.rules.register("krum")
@@ -64,7 +64,7 @@ def multi_krum(
     chosen = np.argsort(scores(geometry(own, received).squares, lost), kind="stable")[: count - lost]
     weights = np.zeros(count)
     weights[chosen] = 1.0 / len(chosen)
-    return combine(own, received, weights), torch.from_numpy(weights.astype(np.float32)), state
+    return combine(own, received, weights), recorded(weights), state
 
 
 @registry.rules.register("bulyan")

@@ -15,7 +15,7 @@ from pydantic import Field
 from coterie import registry, seeds
 from coterie.aggregation.interface import Context, Judge, State
 from coterie.aggregation.means import Result
-from coterie.aggregation.rows import Floats, combine, products_with
+from coterie.aggregation.rows import Floats, combine, own_alone, products_with, recorded
 from coterie.errors import SpecError
 
 Rate = Annotated[float, Field(gt=0)]
@@ -86,10 +86,10 @@ def papaya(
     fits = bool((np.abs(weights) < np.finfo(np.float32).max).all())
     vector = combine(own, received, weights) if fits else own
     if not fits or not bool(vector.isfinite().all()):
-        return own, torch.from_numpy(np.eye(1, len(weights), dtype=np.float32)[0]), state
+        return own, own_alone(len(weights)), state
     trust[usable.numpy()] = learned.numpy()
     state = {"trust": {**known, **dict(zip(context.peer_ids, trust.tolist(), strict=True))}}
-    return vector, torch.from_numpy(weights.astype(np.float32)), state
+    return vector, recorded(weights), state
 
 
 def _trust_gradient(trust: torch.Tensor, own: torch.Tensor, others: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -147,14 +147,14 @@ def l2c(
         used[1:] = [np.isfinite(judge.loss(row)) for row in received]
         alpha = _learn_alpha(own, received, start, used, judge, steps, alpha_lr)
     if alpha is None:
-        return own, torch.from_numpy(np.eye(1, len(ids), dtype=np.float32)[0]), state
+        return own, own_alone(len(ids)), state
     weights = _softmax(alpha, used)
     vector = combine(own, received, weights)
     state = {
         "alpha": {**old["alpha"], **dict(zip(ids, alpha.tolist(), strict=True))},
         "trust": {**old["trust"], **dict(zip(ids[1:], weights[1:].tolist(), strict=True))},
     }
-    return vector, torch.from_numpy(weights.astype(np.float32)), state
+    return vector, recorded(weights), state
 
 
 def _learn_alpha(

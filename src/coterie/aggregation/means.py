@@ -11,7 +11,7 @@ import torch
 
 from coterie import registry
 from coterie.aggregation.interface import Context, Judge, State
-from coterie.aggregation.rows import Floats, Rows, combine
+from coterie.aggregation.rows import Floats, Rows, combine, recorded
 
 Result = tuple[torch.Tensor, torch.Tensor, State]
 
@@ -49,4 +49,4 @@ def metropolis(own: torch.Tensor, received: Rows, context: Context, state: State
 def _weighted(own: torch.Tensor, received: Rows, shares: Floats, state: State) -> Result:
     total = shares.sum()
     weights = shares / total if total > 0 else np.eye(1, len(shares))[0]
-    return combine(own, received, weights), torch.from_numpy(weights.astype(np.float32)), state
+    return combine(own, received, weights), recorded(weights), state

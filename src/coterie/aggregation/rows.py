@@ -29,7 +29,7 @@ def combine(own: torch.Tensor, received: Rows, weights: Floats, base: torch.Tens
     With a base this is base + sum_j w_j (M_j - base), M_j being the rows, but it reads the memory once and makes no
     matrix of differences. Weights that are not negative and sum to at most 1 cannot overflow, whatever the finite rows.
     """
-    rounded = torch.from_numpy(weights.astype(np.float32))
+    rounded = recorded(weights)
     if isinstance(received, torch.Tensor):
         mixed = torch.addmv(own, received.t(), rounded[1:], beta=float(rounded[0]))
     else:
@@ -37,6 +37,16 @@ def combine(own: torch.Tensor, received: Rows, weights: Floats, base: torch.Tens
         for row, weight in zip(received, rounded[1:].tolist(), strict=True):
             mixed.add_(row, alpha=weight)
     return mixed if base is None else mixed.add_(base, alpha=1.0 - float(rounded.double().sum()))
+
+
+def recorded(weights: Floats) -> torch.Tensor:
+    """The weights (n + 1,) as a rule gives them back, for the record: float32."""
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def own_alone(count: int) -> torch.Tensor:
+    """The weights of a rule that keeps the own row of ``count``: 1, then 0."""
+    return recorded(np.eye(1, count)[0])
 
 
 def products_with(direction: torch.Tensor, own: torch.Tensor, received: torch.Tensor) -> Floats:

@@ -17,7 +17,7 @@ from coterie.aggregation.byzantine import Byzantine, attackers
 from coterie.aggregation.geometry import Geometry, geometry
 from coterie.aggregation.interface import Context, Judge, State
 from coterie.aggregation.means import Result
-from coterie.aggregation.rows import Floats, combine, distances, products_with
+from coterie.aggregation.rows import Floats, combine, distances, products_with, recorded
 
 _FORGOTTEN = 0.01
 """What is left of a peer's products when it is forgotten."""
@@ -48,7 +48,7 @@ def spectral(
     federated learning", NDSS 2021, algorithm 2.
     """
     weights = _drop(-0.5 * geometry(own, received).squares, attackers(byzantine, len(received) + 1))
-    return combine(own, received, weights), torch.from_numpy(weights.astype(np.float32)), state
+    return combine(own, received, weights), recorded(weights), state
 
 
 @registry.rules.register("spectral_history")
@@ -99,7 +99,7 @@ def spectral_history(
     np.fill_diagonal(past, 0.0)
     weights = _drop(past, attackers(byzantine, count))
     vector = combine(own, received, weights * clips, context.base)
-    return vector, torch.from_numpy(weights.astype(np.float32)), state
+    return vector, recorded(weights), state
 
 
 def _drop(products: Floats, lost: int) -> Floats:

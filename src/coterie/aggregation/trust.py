@@ -20,11 +20,13 @@ from coterie import registry
 from coterie.aggregation.interface import Context, Judge, State
 from coterie.aggregation.means import Result
 from coterie.aggregation.root import require_root, root_gradient
-from coterie.aggregation.rows import Floats, combine, distances, near_rows
+from coterie.aggregation.rows import Floats, combine, distances, near_rows, own_alone, recorded
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Gate = Annotated[float, Field(ge=1)]
 Reach = Annotated[float, Field(ge=1)]
+_STEEPEST = 1e30
+"""More lengths of the gradient are not gone along it: beyond 3e38 float32 has no such factor."""
 
 
 @registry.rules.register("clip_and_trust")
@@ -122,6 +124,8 @@ def clip_and_trust_root(
     tau, clip, passed = _clip(distances((own, *received), context.base), gate, reach)
     old = state or {"trust": {}, "moves": {}, "root": None}
     gradient, slope = root_gradient(judge, context)
+    if tau > _STEEPEST * slope:  # beside moves of such a length it is 0
+        slope = 0.0
     root = gradient * (-(1.0 - memory) * tau / slope if slope > 0 else 0.0)
     if old["root"] is not None:
         root.add_(old["root"], alpha=memory)
@@ -166,9 +170,9 @@ def _mix(
     """x + sum w c U with the weights scaled so that they and ``vote`` have sum 1; own where all are 0."""
     total = weights.sum() + vote
     if not total > 0:
-        return own, torch.from_numpy(np.eye(1, len(weights), dtype=np.float32)[0]), state
+        return own, own_alone(len(weights)), state
     weights = weights / total
-    return combine(own, received, weights * clip, base), torch.from_numpy(weights.astype(np.float32)), state
+    return combine(own, received, weights * clip, base), recorded(weights), state
 
 
 def _downhill(judge: Judge, base: torch.Tensor, gradient: torch.Tensor, slope: float, longest: float) -> float:

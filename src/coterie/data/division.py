@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from coterie import seeds
-from coterie.data import plugins
 from coterie.data.dataset import Dataset, Integers
 from coterie.data.partitions import MINIMUM
 from coterie.errors import DataError, PluginError
-from coterie.registry import Component, partitions
+from coterie.registry import Component, guarded
 from coterie.spec import Spec
 
 
@@ -52,10 +51,9 @@ def divide(spec: Spec, dataset: Dataset) -> Division:
         )
     choice = spec.choices["data"]
     rng = seeds.generator(spec.seed, "data", "partition")
-    own = plugins.is_plugin(choice.component, partitions)
-    available = _only(dataset, rest, with_samples=own)
-    asked = (available, peers, rng)
-    parts = plugins.call(choice.component, choice, *asked) if own else choice(*asked)
+    available = _only(dataset, rest, with_samples=bool(choice.component.file))
+    with guarded(choice.component, "data.partition"):
+        parts = choice(available, peers, rng)
     train, validation = [], []
     for peer, part in enumerate(_checked(choice.component, parts, peers, len(rest))):
         mixed = seeds.generator(spec.seed, "data", "peer", peer).permutation(rest[part])[: table.samples_per_peer]

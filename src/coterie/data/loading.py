@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coterie.data import plugins
 from coterie.data.dataset import Dataset, admit
-from coterie.registry import Component, datasets
+from coterie.registry import Component, guarded
 
 
 def load(component: Component, data_dir: Path | None) -> Dataset:
@@ -19,8 +18,6 @@ def load(component: Component, data_dir: Path | None) -> Dataset:
 
     Raises DataError for data that cannot be used, PluginError for a factory that fails.
     """
-    if plugins.is_plugin(component, datasets):
-        produced = plugins.call(component, component.function)
-    else:
-        produced = component.function(component.argument, data_dir)
+    with guarded(component, "data.dataset"):
+        produced = component.function() if component.file else component.function(component.argument, data_dir)
     return admit(component.name, produced)

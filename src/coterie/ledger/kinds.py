@@ -64,7 +64,9 @@ class Kinds(Generic[C]):
         try:
             return decoder.decode(record.body)
         except (msgspec.MsgspecError, ValueError) as error:
-            raise LedgerError(f"it does not say what a record of its kind does: {error}", where=record.where) from None
+            raise LedgerError(
+                f"it does not say what a record of its kind does: {str(error)[:200]!a}", where=record.where
+            ) from None
 
 
 class Contribution(Content, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ Not protected: whoever may write the file can cut chains short, which nobody can
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,8 @@ class LedgerStore(Database):
         self.damage = opened.damage
         """What opening had to mend; None for a sound file."""
         self._db, self._heads, self._aside = opened.db, opened.heads, opened.aside
+        sizes = self._read("SELECT author, sum(length(data)) FROM blocks GROUP BY author", ())
+        self._nbytes: Counter[PeerId] = Counter(dict(sizes))
         for author in sorted(self._heads.keys() & self._aside.keys()):
             with suppress(LedgerError):  # the disk is full: they wait on
                 self._join(author)
@@ -54,6 +57,10 @@ class LedgerStore(Database):
     def heads(self) -> dict[PeerId, Head]:
         """How far each chain goes, for ``catchup.requests``; by author."""
         return {author: Head(block.height, block.id) for author, block in sorted(self._heads.items())}
+
+    def nbytes(self, author: PeerId) -> int:
+        """About how many bytes a chain takes here."""
+        return self._nbytes[author]
 
     def block(self, author: PeerId, height: int) -> Block | None:
         """One block, without its records."""
@@ -144,8 +151,9 @@ class LedgerStore(Database):
         with self._transaction():
             for block, records, full in blocks:
                 tables.write_block(self._db, block, records, full)
-        for block, _, _ in blocks:
+        for block, _, full in blocks:
             self._heads[block.author] = block
+            self._nbytes[block.author] += full.nbytes
         for author in sorted({block.author for block, _, _ in blocks} & self._aside.keys()):
             with suppress(LedgerError):  # these are added all the same; the others are joined on opening, at the latest
                 self._join(author)
@@ -159,6 +167,7 @@ class LedgerStore(Database):
                 with self._transaction():
                     tables.write_block(self._db, *found)
                 self._heads[author] = head = found[0]
+                self._nbytes[author] += found[2].nbytes
             elif self._aside[author] > head.height:
                 return
             if self._aside[author] <= head.height:

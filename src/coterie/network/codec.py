@@ -13,7 +13,6 @@ is not in the frame: the transport knows it.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterable, Iterator
 from functools import reduce
@@ -21,11 +20,10 @@ from operator import or_
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 import torch
 
 from coterie.errors import MessageError
-from coterie.layout import Snapshot
+from coterie.layout import Snapshot, digest_of, element_bytes
 from coterie.network.messages import Message, known_types, message_types
 
 WIRE_VERSION = 1
@@ -75,7 +73,7 @@ class MemorySnapshot(Snapshot):
 
     def digest(self) -> bytes:
         if self._digest is None:
-            self._digest = hashlib.sha256(element_bytes(self._elements)).digest()
+            self._digest = digest_of(self._elements)
         return self._digest
 
 
@@ -156,7 +154,9 @@ class Codec:
         try:
             message = self._typed().decode(read.message)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise MessageError(f"not a message: {error}", remedy="Check that both peers run one version.") from None
+            raise MessageError(
+                f"not a message: {str(error)[:200]!a}", remedy="Check that both peers run one version."
+            ) from None
         if self._used != len(snapshots):
             raise MessageError(f"{len(snapshots)} snapshots came, {self._used} are referred to")
         return Envelope(read.kind, read.id, message)
@@ -197,7 +197,9 @@ class Codec:
         try:
             return self._headers.decode(header)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise MessageError(f"not a header: {error}", remedy="Check that both peers run one version.") from None
+            raise MessageError(
+                f"not a header: {str(error)[:200]!a}", remedy="Check that both peers run one version."
+            ) from None
 
     def _typed(self) -> msgspec.msgpack.Decoder[Message]:
         if self._messages is None or self._known != known_types():
@@ -251,8 +253,3 @@ def _read_elements(rest: memoryview, size: int) -> tuple[torch.Tensor, memoryvie
 
 def _wire_bytes(size: int) -> int:
     return 4 * size + LENGTH.size * -(-4 * size // CHUNK_BYTES)
-
-
-def element_bytes(elements: torch.Tensor) -> memoryview:
-    """The little-endian bytes of float32 ``elements``; not copied where they are contiguous."""
-    return np.ascontiguousarray(elements.numpy(), dtype="<f4").reshape(-1).view(np.uint8).data

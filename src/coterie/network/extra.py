@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 
 from coterie.errors import NetworkError
@@ -11,6 +12,7 @@ PACKAGES = {"grpc": "grpcio", "libtorrent": "libtorrent", "zstandard": "zstandar
 REMEDY = "pip install 'coterie[node]'"
 
 
+@cache  # asked for every frame, and it looks through all folders where the module was not imported yet
 def is_there(module: str) -> bool:
     """Whether it is installed; it is not imported, since a process that is to fork must not hold gRPC."""
     return find_spec(module) is not None

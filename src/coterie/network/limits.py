@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from coterie.errors import SpecError
 from coterie.network.codec import CHUNK_BYTES, MAX_HEADER_BYTES, MAX_SNAPSHOTS
+from coterie.network.sending import PIECE_BYTES
 
 MIB = 1 << 20
 
@@ -42,13 +43,16 @@ class Limits:
     """From one peer, after a quiet time. Raise it together with ``frames_a_second``."""
     streams_of_a_peer: int = 4
     """That one peer has opened and not yet ended. One is in use; more are there for moments, when one is replaced."""
+    streams_a_minute_of_a_peer: float = 120.0
+    """That one peer may open, in the long run; as many at once. Raise it for a line that breaks off all the time."""
     streams: int = 1024
     """That all peers together have opened. Raise it above the number of members that dial this one."""
     handshakes: int = 2048
     """Connections from outside at any time, those included whose TLS handshake goes on. Anybody can begin one: a
     firewall that limits connections an address protects better. Keep it above ``streams``."""
     connect_seconds: float = 10.0
-    """For a handshake, and for the greetings at the start of a stream. Raise it for lines with a very long latency."""
+    """For a handshake, and for the greetings at the start of a stream; a connection without a stream is closed after as
+    long. Raise it for lines with a very long latency."""
     hold_seconds: float = 5.0
     """How long frames wait for a peer that cannot be reached, before they fail; later ones fail at once, until it is
     back. Raise it if peers restart often and take longer."""
@@ -86,6 +90,11 @@ class Limits:
                 remedy="Lower it, or raise the other.",
             )
 
+    @property
+    def message_seconds(self) -> float:
+        """For one message of a stream to be taken by the other end."""
+        return self.stall_seconds + PIECE_BYTES / self.minimum_bytes_a_second
+
 
 class TokenBucket:
     """A rate: ``rate`` tokens a second come in, up to ``most``; each use takes some. It starts full."""
@@ -107,12 +116,6 @@ class TokenBucket:
         self._fill()
         self._tokens -= amount
         return max(0.0, -self._tokens / self._rate)
-
-    @property
-    def full(self) -> bool:
-        """Whether nothing was taken for long."""
-        self._fill()
-        return self._tokens >= self._most
 
     def _fill(self) -> None:
         now = self._clock()

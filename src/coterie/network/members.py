@@ -25,8 +25,6 @@ class Members:
     genesis: bytes
     """The federation: the hash of its first record, 32 bytes."""
     certificates: Mapping[PeerId, tuple[Certificate, ...]]
-    version: int = 0
-    """Counts the pictures; a newer one has a higher number."""
     left: frozenset[PeerId] = frozenset()
     """Those who have left by themselves: it is said so where their streams are cut."""
     _holders: Mapping[bytes, PeerId] = field(init=False, repr=False, compare=False)
@@ -40,9 +38,7 @@ class Members:
         object.__setattr__(self, "_roots", roots)
 
     @classmethod
-    def of(
-        cls, genesis: bytes, certificates: Iterable[Certificate], version: int = 0, left: Iterable[PeerId] = ()
-    ) -> Members:
+    def of(cls, genesis: bytes, certificates: Iterable[Certificate], left: Iterable[PeerId] = ()) -> Members:
         """The members that hold these certificates. Raises IdentityError for one that its peer has not signed."""
         if len(genesis) != GENESIS_BYTES:
             raise IdentityError(
@@ -54,7 +50,7 @@ class Members:
         for certificate in certificates:
             certificate.check()
             held[certificate.peer] = (*held.get(certificate.peer, ()), certificate)
-        return cls(bytes(genesis), MappingProxyType(held), version, frozenset(left))
+        return cls(bytes(genesis), MappingProxyType(held), frozenset(left))
 
     def holder(self, fingerprint: bytes) -> PeerId | None:
         """Whose certificate has this SHA-256 fingerprint; None if nobody's."""

@@ -27,7 +27,7 @@ _INLINE = 1 << 16
 """Bytes that are hashed faster than another thread would wake up."""
 
 
-class Line:
+class Backlog:
     """Work that is done in order, off the event loop where it is much."""
 
     def __init__(self, pool: Executor) -> None:
@@ -91,7 +91,7 @@ class FrameReader:
 
     def __init__(self, encoding: Encoding, limits: Limits, codec: Codec, pool: Executor) -> None:
         self._encoding, self._limits, self._codec = encoding, limits, codec
-        self.line = Line(pool)
+        self.backlog = Backlog(pool)
         self._held, self._need = bytearray(), PREFIX.size
         self._into: memoryview | None = None
         """Where the bytes of an uncompressed chunk go."""
@@ -140,7 +140,7 @@ class FrameReader:
 
     async def frame(self) -> Frame:
         """The whole frame, hashes checked. Raises MessageError."""
-        await self.line.done()
+        await self.backlog.done()
         for snapshot, reference in zip(self._snapshots, self._references, strict=True):
             sent = snapshot.sent.digest()
             if sent != (snapshot.trailer if self._encoding.lossy else reference.digest):
@@ -194,13 +194,13 @@ class FrameReader:
     def _on_elements(self) -> None:
         snapshot = self._snapshots[-1]
         chunk = snapshot.take_chunk().view(np.uint8).data
-        self.line.add(len(chunk), partial(snapshot.held.update, chunk))
+        self.backlog.add(len(chunk), partial(snapshot.held.update, chunk))
         self._after_chunk(snapshot)
 
     def _on_encoded(self, content: bytes) -> None:
         snapshot = self._snapshots[-1]
         chunk = snapshot.take_chunk()
-        self.line.add(4 * len(chunk), partial(snapshot.decode, self._encoding, content, chunk))
+        self.backlog.add(4 * len(chunk), partial(snapshot.decode, self._encoding, content, chunk))
         self._after_chunk(snapshot)
 
     def _after_chunk(self, snapshot: _Snapshot) -> None:
@@ -252,4 +252,4 @@ class _Snapshot:
 
 
 PENDING_BYTES = 4 * CHUNK_BYTES
-"""Decoded bytes that may wait for their turn; more are not taken from the line."""
+"""Decoded bytes that may wait for their turn; more are not taken from the network."""

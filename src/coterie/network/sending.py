@@ -9,8 +9,8 @@ from concurrent.futures import Executor
 
 import numpy as np
 
-from coterie.layout import Snapshot
-from coterie.network.codec import CHUNK_BYTES, LENGTH, Frame, element_bytes
+from coterie.layout import Snapshot, element_bytes
+from coterie.network.codec import CHUNK_BYTES, LENGTH, Frame
 from coterie.network.compression import CHUNK_ELEMENTS, Elements, Encoding
 
 PIECE_BYTES = CHUNK_BYTES + 4096

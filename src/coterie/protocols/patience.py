@@ -11,12 +11,15 @@ class Patience:
     median + 10 MAD of its last 32 answers, at least twice the median, and 1 s more. For one that has not answered yet:
     the same from what all have shown, or 60 s as long as nobody has answered. Each time-out in a row halves the wait,
     down to an eighth, so that a silent peer cannot hold the others up. An answer that comes too late still counts: a
-    peer that has become slow is waited for again.
+    peer that has become slow is waited for again. But no wait is longer than ``SLOWEST`` times the lower median of what
+    all have shown, or than ``FIRST`` seconds where that is more: one that always answers in the last moment would else
+    be waited for ever longer, twice as long every few answers.
     """
 
     FIRST = 60.0
     HALVINGS = 3
     REMEMBERED = 32
+    SLOWEST = 32.0
 
     def __init__(self, others: Patience | None = None) -> None:
         self._others = others
@@ -49,7 +52,12 @@ class Patience:
             median = _median(self._seen)
             deviation = _median([abs(seconds - median) for seconds in self._seen])
             self._reckoned = max(2 * median, median + 10 * deviation) + 1.0
-        return self._reckoned
+        return self._reckoned if self._others is None else min(self._reckoned, self._others._most())
+
+    def _most(self) -> float:
+        """The longest wait for anybody, by what all have shown; the liars among them a minority."""
+        lower = sorted(self._seen)[(len(self._seen) - 1) // 2] if self._seen else 0.0
+        return max(self.FIRST, self.SLOWEST * lower)
 
     def answered(self, seconds: float) -> None:
         """It answered after ``seconds``, in time or late."""

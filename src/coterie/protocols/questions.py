@@ -28,6 +28,9 @@ class _Question(msgspec.Struct):
     to: PeerId
     asked: float
     seconds: float
+    adaptive: bool
+    """Whether ``seconds`` is what the peer has shown. Only these answers tell of it: others are to other questions, as
+    quick as a look into a table, beside which a wait for a round would seem endless."""
     position: int
     together: _Together
 
@@ -76,7 +79,7 @@ class Questions:
         for position, peer in enumerate(to):
             self._asked += 1
             seconds = self._patience_with(peer).seconds() if timeout is None else timeout
-            question = _Question(self._asked, peer, now, seconds, position, together)
+            question = _Question(self._asked, peer, now, seconds, timeout is None, position, together)
             self._open[self._asked] = question
             together.posted.append(question)
             frame = self._codec.encode(Envelope("ask", self._asked, message))
@@ -100,7 +103,8 @@ class Questions:
             return
         if question.to != sender:
             raise MessageError("a reply to another peer's question", where=sender)
-        self._patience_with(sender).answered(self._clock.time() - question.asked)
+        if question.adaptive:
+            self._patience_with(sender).answered(self._clock.time() - question.asked)
         del self._open[question.number]
         question.together.settle(question, envelope.message)
 
@@ -130,8 +134,9 @@ class Questions:
         for question in together.posted:
             if question.number in self._open and question.asked + question.seconds <= now:
                 del self._open[question.number]
-                self._patience_with(question.to).timed_out()
-                self._overdue[question.to] = question.number, question.asked
+                if question.adaptive:
+                    self._patience_with(question.to).timed_out()
+                    self._overdue[question.to] = question.number, question.asked
                 what = f"no answer within {question.seconds:.3g} s"
                 together.settle(question, PeerUnreachable(what, where=question.to))
         self._wait_for_next(together)

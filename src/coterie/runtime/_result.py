@@ -48,6 +48,21 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)} if values else _no_figure()
 
 
+def final_figures(models: Sequence[tuple[float, float, float | None, float | None]]) -> dict[str, Any]:
+    """What final models came to on the whole test set, as fields of a Result.
+
+    ``models``: accuracy, loss, area under the ROC curve and attack rate of each; None for a figure that it has not.
+    """
+    areas = [area for _, _, area, _ in models if area is not None]
+    rates = [rate for _, _, _, rate in models if rate is not None]
+    return {
+        "accuracy": summary([accuracy for accuracy, *_ in models]),
+        "loss": summary([loss for _, loss, *_ in models]),
+        "metrics": {"auc": statistics.fmean(areas)} if areas else {},
+        "attack_rate": statistics.fmean(rates) if rates else None,
+    }
+
+
 @dataclass(frozen=True)
 class Result:
     """What a run came to: the JSON object ``coterie.result/1``. A figure that is not known is NaN here and null there.
@@ -100,10 +115,43 @@ class Result:
             record = {"code": "internal", "what": what, "where": "", "remedy": "Please report this."}
         return cls(status="failed", error=record, **known)
 
-    @classmethod
-    def of_seeds(cls, results: Sequence[Result], run: str = "") -> Self:
-        """One result for several seeds; ``run`` is the parent directory."""
-        return cls.from_json(combine(results, run))
+    @staticmethod
+    def of_seeds(results: Sequence[Result], run: str = "") -> Result:
+        """One result for several seeds; ``run`` is the parent directory.
+
+        Figures are means over the runs that ended well; the deviation is the sample standard deviation (n - 1), 0 for
+        a single run. One failed run makes the whole failed, with the first error.
+        """
+        if not results:
+            raise ValueError("there are no results to combine")
+        good = [result for result in results if result.ok]
+        failed = next((result for result in results if not result.ok), None)
+        known = good or list(results)
+        means: dict[str, Any] = {}
+        spread: dict[str, Any] = {}
+        for name in _STATED:
+            tables = [getattr(result, name) for result in known]
+            shared = [key for key in tables[0] if all(key in table for table in tables)]
+            pairs = {key: _mean_std([table[key] for table in tables]) for key in shared}
+            means[name] = {key: mean for key, (mean, _) in pairs.items()}
+            spread[name] = {key: std for key, (_, std) in pairs.items()}
+        for name in _FIGURES:
+            values = [value for result in known if (value := getattr(result, name)) is not None]
+            means[name], spread[name] = _mean_std(values) if values else (None, None)
+        return replace(
+            results[0],
+            status="ok" if failed is None else "failed",
+            error=None if failed is None else failed.error,
+            run=run,
+            spec_hash=_joined([result.spec_hash for result in results]),
+            model_hash=_joined([result.model_hash for result in results]),
+            ledger=None,
+            seed=None,
+            seeds=tuple(-1 if result.seed is None else result.seed for result in results),
+            runs=tuple(result.run for result in results),
+            deviation=spread,
+            **means,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object, with ``None`` for what is not known; ``json.dumps(allow_nan=False)`` takes it."""
@@ -174,45 +222,6 @@ class Result:
             deviation=spread if several else None,
             **values,
         )
-
-
-def combine(results: Sequence[Result], run: str = "") -> dict[str, Any]:
-    """The JSON object of several seeds: ``seeds``, ``runs``, and each figure as ``{"mean", "std"}``.
-
-    Figures are over the runs that ended well; std is the sample standard deviation (n - 1), 0 for a single run. One
-    failed run makes the whole failed, with the first error.
-    """
-    if not results:
-        raise ValueError("there are no results to combine")
-    good = [result for result in results if result.ok]
-    failed = next((result for result in results if not result.ok), None)
-    known = good or list(results)
-    means: dict[str, Any] = {}
-    spread: dict[str, Any] = {}
-    for name in _STATED:
-        tables = [getattr(result, name) for result in known]
-        shared = [key for key in tables[0] if all(key in table for table in tables)]
-        pairs = {key: _mean_std([table[key] for table in tables]) for key in shared}
-        means[name] = {key: mean for key, (mean, _) in pairs.items()}
-        spread[name] = {key: std for key, (_, std) in pairs.items()}
-    for name in _FIGURES:
-        values = [value for result in known if (value := getattr(result, name)) is not None]
-        means[name], spread[name] = _mean_std(values) if values else (None, None)
-    several = replace(
-        results[0],
-        status="ok" if failed is None else "failed",
-        error=None if failed is None else failed.error,
-        run=run,
-        spec_hash=_joined([result.spec_hash for result in results]),
-        model_hash=_joined([result.model_hash for result in results]),
-        ledger=None,
-        seed=None,
-        seeds=tuple(-1 if result.seed is None else result.seed for result in results),
-        runs=tuple(result.run for result in results),
-        deviation=spread,
-        **means,
-    )
-    return several.to_json()
 
 
 def _mean_std(values: Sequence[float]) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -95,6 +96,24 @@ def parse_records(lines: Iterable[bytes], where: str) -> Iterator[PeerMetrics]:
                 where=f"{where}, line {number}",
                 remedy="Remove that line, or run the spec again.",
             ) from None
+
+
+class NewRecords:
+    """The records of a ``metrics.jsonl`` that is being written, as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read = path, 0
+
+    def take(self) -> list[PeerMetrics]:
+        """Those of the whole lines that have come since the last look. Raises DataError for a damaged line."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as stream:
+            stream.seek(self._read)
+            content = stream.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return list(parse_records(whole.splitlines(keepends=True), str(self._path)))
 
 
 def _or_nan(value: float | None) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -12,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from coterie import __version__, data
 from coterie.data.dataset import Dataset
 from coterie.runtime.papers import Paper, Row
+from coterie.runtime.plots import ATTACKER, MEAN, png
 from coterie.runtime.progress import Progress, duration, size
-from coterie.runtime.results import RunDirectory
+from coterie.runtime.results import RunDirectory, json_text
 from coterie.runtime.run import run
 from coterie.spec import Spec
 
@@ -129,8 +127,7 @@ def reproduce(
         )
         rows.append(_compare(paper, row, theirs, ours, quick=quick))
     found = Reproduction(paper, quick, tuple(rows), time.monotonic() - started, directory.path)
-    text = json.dumps(found.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-    directory.write(f"{paper.name}.json", f"{text}\n".encode())
+    directory.write(f"{paper.name}.json", json_text(found.to_json()))
     directory.write(f"{paper.name}.png", plot(found))
     directory.write(f"{paper.name}.md", markdown(found).encode())
     return found
@@ -144,7 +141,7 @@ def _spec(paper: Paper, row: Row, ours: bool, quick: bool, seeds: Sequence[int] 
 
 def _measure(spec: Spec, out: Path, dataset: Dataset, data_dir: Path | None, progress: Progress) -> Measured:
     started = time.monotonic()
-    result = run(spec, seeds=spec.seeds, out=out, data_dir=data_dir, progress=progress)
+    result = run(spec, out=out, data_dir=data_dir, progress=progress)
     several = len(spec.seeds) > 1
     return Measured(
         mean=result.accuracy["mean"],
@@ -152,9 +149,7 @@ def _measure(spec: Spec, out: Path, dataset: Dataset, data_dir: Path | None, pro
         worst=result.accuracy["min"],
         rule=spec.aggregation.rule,
         seeds=spec.seeds,
-        samples=round(
-            statistics.fmean(_samples(spec.with_values({"federation.seed": seed}), dataset) for seed in spec.seeds)
-        ),
+        samples=round(statistics.fmean(_samples(one, dataset) for one in spec.each_seed())),
         bytes_sent=result.bytes_sent / spec.federation.peers,
         seconds=time.monotonic() - started,
         run=str(out),
@@ -249,7 +244,7 @@ def plot(found: Reproduction) -> bytes:
     figure = Figure(figsize=(8.0, 1.9 + 0.55 * len(found.rows)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(found.rows))[::-1]
-    for shift, colour, label, side in ((0.13, "#b8761e", "theirs here", "theirs"), (-0.13, "#14456e", "ours", "ours")):
+    for shift, colour, label, side in ((0.13, "#b8761e", "theirs here", "theirs"), (-0.13, MEAN, "ours", "ours")):
         measured: list[Measured] = [getattr(row, side) for row in found.rows]
         axes.errorbar(
             [_inside(one.mean) for one in measured],
@@ -262,7 +257,7 @@ def plot(found: Reproduction) -> bytes:
         )
     if not found.quick:
         published = [_inside(row.row.published) for row in found.rows]
-        axes.vlines(published, places - 0.32, places + 0.32, color="#c8281e", linewidth=2.5, label="published")
+        axes.vlines(published, places - 0.32, places + 0.32, color=ATTACKER, linewidth=2.5, label="published")
     axes.set_yticks(places, [row.row.name for row in found.rows])
     axes.set_xscale("logit")
     shown = [side.mean for row in found.rows for side in (row.theirs, row.ours)]
@@ -279,9 +274,7 @@ def plot(found: Reproduction) -> bytes:
     axes.set_axisbelow(True)
     axes.margins(y=0.15)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _inside(share: float) -> float:

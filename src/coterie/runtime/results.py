@@ -18,7 +18,7 @@ import msgspec
 
 from coterie.errors import DataError, OutputError
 from coterie.files import locked, write_file
-from coterie.runtime._result import SCHEMA, Result, combine, summary
+from coterie.runtime._result import SCHEMA, Result, summary
 from coterie.runtime.peer_metrics import PeerMetrics, line_of, parse_records
 from coterie.runtime.run_files import first_free, json_text, reading, spec_text, writing
 
@@ -31,9 +31,7 @@ __all__ = [
     "PeerMetrics",
     "Result",
     "RunDirectory",
-    "combine",
     "json_text",
-    "parse_records",
     "spec_text",
     "summary",
 ]
@@ -217,14 +215,15 @@ class RunDirectory:
         """``topology.json``: undirected edges as pairs of peer indices. Leave it out where everybody is a neighbour."""
         self.write("topology.json", msgspec.json.encode({"edges": [(int(a), int(b)) for a, b in edges]}) + b"\n")
 
-    def write_model(self, name: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Path:
-        """``models/NAME.safetensors`` with ``metadata`` in its header; gives its path."""
+    def write_model(self, name: str, tensors: Mapping[str, torch.Tensor], shape: Sequence[int], classes: int) -> Path:
+        """``models/NAME.safetensors``; gives its path. Its header says for which samples and classes the model is."""
         from safetensors.torch import save  # imports torch: not for those who only read results
 
         if not _NAME.fullmatch(name):
             raise OutputError(f"{name!r} cannot name a model file", remedy="Use letters, digits, '.', '_' and '-'.")
         packed = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        return self.write(f"models/{name}.safetensors", save(packed, dict(metadata)))
+        described = {"shape": ",".join(map(str, shape)), "classes": str(classes)}
+        return self.write(f"models/{name}.safetensors", save(packed, described))
 
     def write(self, name: str, content: bytes) -> Path:
         """Write a file of the directory, whole or not at all: a temporary file beside it, then a rename."""

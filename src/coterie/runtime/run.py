@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import random
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +24,9 @@ from coterie import data
 from coterie import spec as specs
 from coterie.errors import CoterieError, DataError, LayoutMismatch, OutputError, SpecError, near_miss
 from coterie.network import extra
+from coterie.protocols import Topology
 from coterie.runtime._result import facts_of
+from coterie.runtime.interrupts import interruptible
 from coterie.runtime.notebook import shown
 from coterie.runtime.progress import Progress
 from coterie.runtime.report import write_report
@@ -42,7 +41,6 @@ from coterie.runtime.work.runner import Runner, build_module
 from coterie.runtime.work.tickets import Executor
 from coterie.spec import Spec
 
-T = TypeVar("T")
 PLACES = ("sim", "processes")
 """Where a federation can run."""
 _ALONE = 5e9
@@ -86,18 +84,15 @@ def run(
         raise SpecError(f"nothing runs on {on!r}", where="on", remedy=near_miss(on, PLACES))
     if on == "processes":
         extra.require("grpc", "on processes")
-    checked = specs.load(spec, sets)
-    wanted = checked.seeds if seeds is None else seeds
-    chosen = [checked.with_values({"federation.seed": seed}) for seed in wanted]
-    if not chosen or len({one.seed for one in chosen}) < len(chosen):
-        raise SpecError("seeds must be one or more different numbers", where="seeds", remedy="Name each seed once.")
+    checked = specs.load(spec, sets, seeds)
+    chosen = checked.each_seed()
     trackers = require(track)
     directory = RunDirectory.create(out, chosen[0].federation.name)
     origin = Origin(str(checked.base.resolve()), None if data_dir is None else str(data_dir.resolve()), trackers)
     with _named(directory), directory.locked(), shown(progress) as told:
         try:
-            directory.write_spec(chosen[0].resolved(), [one.seed for one in chosen])
-            return _interruptible(lambda stop: _run_all(chosen, directory, origin, on, workers, told, stop))
+            directory.write_spec(chosen[0].resolved(), checked.seeds)
+            return interruptible(lambda stop: _run_all(chosen, directory, origin, on, workers, told, stop))
         except CoterieError as error:
             if error.exit_status == _MISTAKE and not directory.measured:
                 directory.discard()
@@ -126,9 +121,8 @@ def resume(
     with _named(found), found.locked(), shown(progress) as told:
         origin = found.origin
         origin = replace(origin, track=require((*origin.track, *track)))
-        checked = specs.check(found.spec, Path(origin.base))
-        chosen = [checked.with_values({"federation.seed": seed}) for seed in checked.seeds]
-        return _interruptible(lambda stop: _run_all(chosen, found, origin, "sim", workers, told, stop))
+        chosen = specs.check(found.spec, Path(origin.base)).each_seed()
+        return interruptible(lambda stop: _run_all(chosen, found, origin, "sim", workers, told, stop))
 
 
 def load(directory: str | Path, peer: str | None = None) -> nn.Module:
@@ -137,7 +131,7 @@ def load(directory: str | Path, peer: str | None = None) -> nn.Module:
     Raises DataError for a directory or a peer that is not there, and for a damaged file.
     """
     found = RunDirectory.open(Path(directory))
-    files = {path.stem: path for path in sorted((found.path / "models").glob("*.safetensors"))}
+    files = found.models
     if not files:
         raise DataError("the run has no models", where=str(found.path), remedy="Name the directory of one run.")
     name = peer or next(iter(files))
@@ -192,7 +186,7 @@ def _run_all(
             directory.write_spec(spec.resolved(), [spec.seed])
             directory.write_origin(origin)
             with Tracking(origin.track, directory) as tracking:
-                results.append(_run_one(spec, directory, origin, on, pool, progress, stop, tracking))
+                results.append(_Run(spec, directory, origin, on, pool, progress, stop, tracking).go())
     if len(results) == 1:
         return results[0]
     combined = Result.of_seeds(results, str(parent.path))
@@ -201,108 +195,88 @@ def _run_all(
     return combined
 
 
-def _run_one(
-    spec: Spec,
-    directory: RunDirectory,
-    origin: Origin,
-    on: str,
-    pool: _Workers,
-    progress: Progress,
-    stop: threading.Event,
-    tracking: Tracking,
-) -> Result:
-    started, rounds = time.monotonic(), spec.federation.rounds
-    saved = checkpoint.load(directory)
-    if saved is not None:
-        _require_same(spec, saved.spec_hash, directory)
-        started -= saved.seconds
-    directory.cut_metrics(saved.metrics_bytes if saved else 0)
-    known = {"run": str(directory.path), **facts_of(spec)}
+@dataclass
+class _Run:
+    """The run of one seed, in a directory of its own."""
 
-    def on_round(index: int, accuracies: list[float], sent: int) -> None:
-        progress.round_done(index + 1, rounds, accuracies, sent)
+    spec: Spec
+    directory: RunDirectory
+    origin: Origin
+    on: str
+    pool: _Workers
+    progress: Progress
+    stop: threading.Event
+    tracking: Tracking
 
-    try:
-        _keep_plugins(spec, directory)
-        dataset = data.load(spec.dataset, None if origin.data_dir is None else Path(origin.data_dir))
-        if on == "processes":
-            figures = _run_processes(spec, dataset, directory, progress, on_round, stop, tracking)
-        else:
-            figures = _run_simulation(
-                spec, dataset, directory, pool, progress, on_round, stop, saved, started, tracking
-            )
-    except BaseException as error:
-        failed = Result.failure(error, **known, seconds=time.monotonic() - started)
-        with suppress(OutputError):  # on a full disk, say, the error itself must still be told
-            directory.write_result(failed)
-            write_report(directory.path)
-        if isinstance(error, CoterieError):
-            error.result = failed
-        raise
-    gc.collect()  # a finished simulation is full of cycles, and holds shared memory until they are found
-    result = Result(status="ok", **known, **figures, seconds=time.monotonic() - started)
-    directory.write_result(result)
-    directory.forget_checkpoint()
-    try:
-        write_report(directory.path)
-    except OutputError as error:
-        error.remedy = f"The run itself is whole. Make room, then: coterie report {directory.path}"
-        error.result = replace(result, status="failed", error=error.record())
-        raise
-    progress.finish(result)
-    return result
-
-
-def _run_simulation(
-    spec: Spec,
-    dataset: data.Dataset,
-    directory: RunDirectory,
-    pool: _Workers,
-    progress: Progress,
-    on_round: Callable[[int, list[float], int], None],
-    stop: threading.Event,
-    saved: checkpoint.Saved | None,
-    started: float,
-    tracking: Tracking,
-) -> dict[str, Any]:
-    """The figures at the end; models are written."""
-    with Simulation(spec, dataset, pool.executor, tracking.metrics, on_round, stop) as simulation:
-        federation = simulation.federation
-        progress.start(spec, len(federation.ids))
-        tracking.peers = len(federation.ids)
-        if federation.topology.edge_count <= _MAX_EDGES:
-            directory.write_topology(federation.topology.edges())
+    def go(self) -> Result:
+        """To its end, from the last checkpoint if there is one. What it raises is in the directory as well."""
+        started, spec, directory = time.monotonic(), self.spec, self.directory
+        saved = checkpoint.load(directory)
         if saved is not None:
-            checkpoint.restore(directory, saved, federation, simulation.arena)
-        federation.run(lambda: checkpoint.save(directory, federation, simulation.arena, time.monotonic() - started))
-        figures = simulation.outcome()
-        described = {"shape": ",".join(map(str, dataset.shape)), "classes": str(dataset.classes)}
-        for peer, state in simulation.models(_MAX_MODELS).items():
-            directory.write_model(peer, state, described)
-    return figures
+            _require_same(spec, saved.spec_hash, directory)
+            started -= saved.seconds
+        directory.cut_metrics(saved.metrics_bytes if saved else 0)
+        known = {"run": str(directory.path), **facts_of(spec)}
+        try:
+            _keep_plugins(spec, directory)
+            folder = self.origin.data_dir
+            dataset = data.load(spec.dataset, None if folder is None else Path(folder))
+            figures = self._processes(dataset) if self.on == "processes" else self._simulation(dataset, saved, started)
+        except BaseException as error:
+            failed = Result.failure(error, **known, seconds=time.monotonic() - started)
+            with suppress(OutputError):  # on a full disk, say, the error itself must still be told
+                directory.write_result(failed)
+                write_report(directory.path)
+            if isinstance(error, CoterieError):
+                error.result = failed
+            raise
+        gc.collect()  # a finished simulation is full of cycles, and holds shared memory until they are found
+        result = Result(status="ok", **known, **figures, seconds=time.monotonic() - started)
+        directory.write_result(result)
+        directory.forget_checkpoint()
+        try:
+            write_report(directory.path)
+        except OutputError as error:
+            error.remedy = f"The run itself is whole. Make room, then: coterie report {directory.path}"
+            error.result = replace(result, status="failed", error=error.record())
+            raise
+        self.progress.finish(result)
+        return result
 
+    def _simulation(self, dataset: data.Dataset, saved: checkpoint.Saved | None, started: float) -> dict[str, Any]:
+        """The figures at the end; models are written."""
+        directory, record = self.directory, self.tracking.metrics
+        with Simulation(self.spec, dataset, self.pool.executor, record, self._round_done, self.stop) as simulation:
+            federation, arena = simulation.federation, simulation.arena
+            self._begin(len(federation.ids), federation.topology)
+            if saved is not None:
+                checkpoint.restore(directory, saved, federation, arena)
+            federation.run(lambda: checkpoint.save(directory, federation, arena, time.monotonic() - started))
+            figures = simulation.outcome()
+            for peer, state in simulation.models(_MAX_MODELS).items():
+                directory.write_model(peer, state, dataset.shape, dataset.classes)
+        return figures
 
-def _run_processes(
-    spec: Spec,
-    dataset: data.Dataset,
-    directory: RunDirectory,
-    progress: Progress,
-    on_round: Callable[[int, list[float], int], None],
-    stop: threading.Event,
-    tracking: Tracking,
-) -> dict[str, Any]:
-    """The same by real nodes."""
-    from coterie.runtime.node.processes import Processes  # needs what only real peers need
+    def _processes(self, dataset: data.Dataset) -> dict[str, Any]:
+        """The same by real nodes."""
+        from coterie.runtime.node.processes import Processes  # needs what only real peers need
 
-    processes = Processes(spec, dataset, directory.path / "nodes", tracking.metrics, on_round, stop)
-    progress.start(spec, processes.count)
-    tracking.peers = processes.count
-    if processes.topology.edge_count <= _MAX_EDGES:
-        directory.write_topology(processes.topology.edges())
-    processes.run()
-    for peer, path in processes.models(_MAX_MODELS).items():
-        directory.write(f"models/{peer}.safetensors", path.read_bytes())
-    return processes.outcome()
+        folder, record = self.directory.path / "nodes", self.tracking.metrics
+        processes = Processes(self.spec, dataset, folder, record, self._round_done, self.stop)
+        self._begin(len(processes.nodes), processes.topology)
+        processes.run()
+        for peer, path in processes.models(_MAX_MODELS).items():
+            self.directory.write(f"models/{peer}.safetensors", path.read_bytes())
+        return processes.outcome()
+
+    def _begin(self, peers: int, topology: Topology) -> None:
+        self.progress.start(self.spec, peers)
+        self.tracking.peers = peers
+        if topology.edge_count <= _MAX_EDGES:
+            self.directory.write_topology(topology.edges())
+
+    def _round_done(self, index: int, accuracies: list[float], sent: int) -> None:
+        self.progress.round_done(index + 1, self.spec.federation.rounds, accuracies, sent)
 
 
 def _require_same(spec: Spec, spec_hash: str | None, directory: RunDirectory) -> None:
@@ -365,38 +339,6 @@ def _generators_kept() -> Iterator[None]:
         random.setstate(python_state)
 
 
-def _interruptible(work: Callable[[threading.Event], T]) -> T:
-    """Do the work so that Ctrl-C ends it between two steps of the simulation, and a second one at once.
-
-    Where this thread runs an event loop, as in a notebook, the work gets a thread of its own.
-    """
-    stop = threading.Event()
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        with _stopping_on_interrupt(stop):
-            return work(stop)
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            outcome.append(work(stop))
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=target, name="coterie-run")
-    thread.start()
-    try:
-        thread.join()
-    except KeyboardInterrupt:
-        stop.set()
-        thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]
-
-
 @contextmanager
 def _named(directory: RunDirectory) -> Iterator[None]:
     """The KeyboardInterrupt of Ctrl-C leaves with a ``result`` that names the run, so that it can be gone on with."""
@@ -405,25 +347,3 @@ def _named(directory: RunDirectory) -> Iterator[None]:
     except KeyboardInterrupt as error:
         error.result = Result.failure(error, run=str(directory.path))  # type: ignore[attr-defined]  # cli.py shows it
         raise
-
-
-@contextmanager
-def _stopping_on_interrupt(stop: threading.Event) -> Iterator[None]:
-    """SIGINT sets ``stop``: an exception raised in whatever happens to run could be swallowed there."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from coterie.errors import DataError, OutputError
+from coterie import files
+from coterie.errors import DataError
 
 
 def json_text(record: Mapping[str, Any]) -> bytes:
@@ -46,17 +47,10 @@ def first_free(parent: Path, name: str) -> Path:
                 return path
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> AbstractContextManager[None]:
     """An OSError becomes an OutputError about ``path``."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror or error}",
-            where=str(path),
-            remedy="Check the free space and the permissions, or name another place with --out.",
-        ) from error
+    remedy = "Check the free space and the permissions, or name another place with --out."
+    return files.writing(path, remedy=remedy)
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 
 from coterie.training import losses
-from coterie.training.kernels import Pass, view
+from coterie.training.kernels import Pass
 from coterie.training.layers import Dense, Flatten, Layer, Shape, shapes
 from coterie.training.sequences import recognise
 from coterie.training.span import Descent, Span, pays
-from coterie.training.vector import VectorModule
+from coterie.training.vector import VectorModule, view_of
 
 _PASSES = 4
 """Batch sizes whose buffers are kept."""
@@ -150,7 +150,9 @@ class Engine:
         """``x``: (m, features), the samples that ``batches`` are positions in."""
         weight = next(layer.weight for layer in self._layers or () if isinstance(layer, Dense))
         velocity, rate = descent.velocity, descent.lr * descent.beta
-        span = Span(x, view(self._bound.vector, weight), descent, None if velocity is None else view(velocity, weight))
+        span = Span(
+            x, view_of(self._bound.vector, weight), descent, None if velocity is None else view_of(velocity, weight)
+        )
         rest = [slice(0, weight.offset), slice(weight.offset + weight.size, self._bound.layout.trainable)]
         rest = [part for part in rest if part.start < part.stop]
         parameters, gradients = ([whole[part] for part in rest] for whole in (self._parameters, self._bound.gradient))

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import torch
 
-from coterie.layout import Slot
 from coterie.training.layers import Bias, Convolution, Dense, Flatten, Layer, MaxPool, Relu, Shape, shapes
 from coterie.training.span import Span
+from coterie.training.vector import view_of
 
 
 class Pass:
@@ -137,7 +137,7 @@ class _SpannedStage(_Stage):
 
     def bind(self, vector: torch.Tensor, gradient: torch.Tensor) -> None:
         if self._layer.bias is not None:
-            self._bias, self._bias_gradient = view(vector, self._layer.bias), view(gradient, self._layer.bias)
+            self._bias, self._bias_gradient = view_of(vector, self._layer.bias), view_of(gradient, self._layer.bias)
 
     def forward(self) -> None:
         if self._layer.bias is not None:
@@ -157,10 +157,10 @@ class _DenseStage(_Stage):
 
     def bind(self, vector: torch.Tensor, gradient: torch.Tensor) -> None:
         weight, bias = self._layer.weight, self._layer.bias
-        self._weight, self._weight_gradient = view(vector, weight), view(gradient, weight)
+        self._weight, self._weight_gradient = view_of(vector, weight), view_of(gradient, weight)
         self._weight_t = self._weight.t()
         if bias is not None:
-            self._bias, self._bias_gradient = view(vector, bias)[:, None], view(gradient, bias)
+            self._bias, self._bias_gradient = view_of(vector, bias)[:, None], view_of(gradient, bias)
 
     def forward(self) -> None:
         if self._layer.bias is None:
@@ -223,8 +223,8 @@ class _ConvolutionStage(_Stage):
         ]
 
     def bind(self, vector: torch.Tensor, gradient: torch.Tensor) -> None:
-        self._weight = view(vector, self._layer.weight).permute(0, 2, 3, 1)
-        self._weight_gradient = view(gradient, self._layer.weight).permute(0, 2, 3, 1)
+        self._weight = view_of(vector, self._layer.weight).permute(0, 2, 3, 1)
+        self._weight_gradient = view_of(gradient, self._layer.weight).permute(0, 2, 3, 1)
 
     def forward(self) -> None:
         for target, part in self._copies:
@@ -262,7 +262,10 @@ class _BiasStage(_Stage):
         self._gradient = source.gradient.view(shape[0], -1) if training else source.gradient
 
     def bind(self, vector: torch.Tensor, gradient: torch.Tensor) -> None:
-        self._bias, self._bias_gradient = view(vector, self._layer.bias)[:, None], view(gradient, self._layer.bias)
+        self._bias, self._bias_gradient = (
+            view_of(vector, self._layer.bias)[:, None],
+            view_of(gradient, self._layer.bias),
+        )
 
     def forward(self) -> None:
         self._value.add_(self._bias)
@@ -327,8 +330,3 @@ def _span(j: int, padding: int, stride: int, width: int, columns: int) -> tuple[
         return None, slice(0)
     start = first * stride + j - padding
     return slice(first, last + 1), slice(start, start + (last - first) * stride + 1, stride)
-
-
-def view(vector: torch.Tensor, slot: Slot) -> torch.Tensor:
-    """The slot's part of a flat vector, in the slot's shape and strides."""
-    return vector.as_strided(slot.shape, slot.stride, vector.storage_offset() + slot.offset)

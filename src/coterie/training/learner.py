@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from coterie.errors import PluginError, TrainingDiverged, VectorBusy
-from coterie.layout import Layout
+from coterie.layout import Layout, is_finite
 from coterie.spec import TrainingTable
 from coterie.training import optimizers
 from coterie.training.engine import Engine
@@ -20,7 +20,7 @@ from coterie.training.span import Descent
 from coterie.training.vector import VectorModule
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-_EVALUATION_BATCH = 250
+EVALUATION_BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -92,26 +92,24 @@ class Learner:
         """Go on in another vector of the same layout."""
         self.bound.bind(vector)
 
-    def batches(self, samples: int, steps: int | None, seed: int) -> Iterator[torch.Tensor]:
+    def batches(self, samples: int, steps: int | None, seed: int) -> Sequence[torch.Tensor]:
         """Minibatches of positions 0..samples-1, int64: ``steps`` of them, or one epoch after another if None.
 
         Samples are drawn without replacement, reshuffled for each pass; a pass may end within a batch. Of ``seed``,
         torch's generator takes the low 32 bits.
         """
-        order, sizes = self.order(samples, steps, seed)
-        yield from order.split(sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-
-    def order(self, samples: int, steps: int | None, seed: int) -> tuple[torch.Tensor, list[int]]:
-        """The positions of all minibatches, one after another, and the sizes of the minibatches."""
         generator = torch.Generator().manual_seed(seed)
         size = min(self._table.batch_size, samples)
         passes = self._table.local_epochs or 1 if steps is None else math.ceil(steps * size / samples)
         drawn = [torch.randperm(samples, generator=generator) for _ in range(passes)]
         order = drawn[0] if passes == 1 else torch.cat(drawn)
         if steps is not None:
-            return order[: steps * size], [size] * steps
-        whole, rest = divmod(samples, size)
-        return order, ([size] * whole + [rest] * (rest > 0)) * passes
+            order, sizes = order[: steps * size], [size] * steps
+        else:
+            whole, rest = divmod(samples, size)
+            sizes = ([size] * whole + [rest] * (rest > 0)) * passes
+        cut: Sequence[torch.Tensor] = order.split(sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return cut
 
     def fit(
         self,
@@ -146,8 +144,7 @@ class Learner:
         bound.load_copies()
         self._fitting = True
         try:
-            order, sizes = self.order(len(indices), steps, seed)
-            batches = order.split(sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            batches = self.batches(len(indices), steps, seed)
             by_hand = None
             if self._engine is not None:
                 plain = optimizers.is_plain(table)
@@ -201,8 +198,8 @@ class Learner:
         loss = correct = 0.0
         with self._evaluating() as module, torch.no_grad():  # a module may cache what inference mode would spoil
             by_hand = self._engine if self._engine is not None and self._engine.takes(x) else None
-            for start in range(0, len(y), _EVALUATION_BATCH):
-                chunk_x, chunk_y = x[start : start + _EVALUATION_BATCH], y[start : start + _EVALUATION_BATCH]
+            for start in range(0, len(y), EVALUATION_BATCH):
+                chunk_x, chunk_y = x[start : start + EVALUATION_BATCH], y[start : start + EVALUATION_BATCH]
                 outputs = module(chunk_x.clone()) if by_hand is None else by_hand.outputs(chunk_x)
                 loss += float(self._loss(outputs, chunk_y)) * len(chunk_y)
                 correct += int((outputs.argmax(1) == chunk_y).sum())
@@ -215,7 +212,7 @@ class Learner:
     def outputs(self, x: torch.Tensor) -> torch.Tensor:
         """What the bound vector's model gives for ``x`` (n, *shape): (n, classes); no gradient, evaluation mode."""
         with self._evaluating() as module, torch.no_grad():
-            pieces = [module(x[at : at + _EVALUATION_BATCH].clone()) for at in range(0, len(x), _EVALUATION_BATCH)]
+            pieces = [module(x[at : at + EVALUATION_BATCH].clone()) for at in range(0, len(x), EVALUATION_BATCH)]
         return torch.cat(pieces)
 
     def gradient(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -223,7 +220,7 @@ class Learner:
         bound = self.bound
         with self._evaluating():
             whole, by_hand = torch.arange(len(y)), None
-            if self._engine is not None and len(y) <= _EVALUATION_BATCH:
+            if self._engine is not None and len(y) <= EVALUATION_BATCH:
                 by_hand = self._engine.losses(x, y, whole, [whole])
             for _ in self._autograd(x, y, whole, [whole]) if by_hand is None else by_hand.losses:
                 pass
@@ -247,13 +244,8 @@ class Learner:
 
 def require_finite(loss: float, vector: torch.Tensor) -> None:
     """Raise TrainingDiverged unless the mean loss of a fit and the vector it ended in are finite."""
-    if not math.isfinite(loss) or not _finite(vector):
+    if not math.isfinite(loss) or not is_finite(vector):
         raise TrainingDiverged(
             "the loss or a parameter is no longer finite",
             remedy="Lower training.lr, or set training.clip.",
         )
-
-
-def _finite(vector: torch.Tensor) -> bool:
-    """Whether every element is finite: by their sum, and one by one only where finite elements may have overflowed."""
-    return math.isfinite(float(vector.sum())) or bool(torch.isfinite(vector).all())

@@ -119,24 +119,18 @@ class VectorModule:
         start = self.vector.data_ptr()
         for place in self._places:
             tensor, slot = place.tensor, place.slot
-            if place.replaced():
-                what = "was replaced by another tensor"
-            elif (dtype := dtype_name(tensor)) != slot.dtype:
-                what = f"changed from {slot.dtype} to {dtype}"
-            elif tensor.shape != slot.shape:
-                what = f"changed its shape from {slot.shape} to {tuple(tensor.shape)}"
-            elif place.is_view and slot.size and tensor.data_ptr() != start + 4 * slot.offset:
+            what = "was replaced by another tensor" if place.replaced() else changed(tensor, slot)
+            if not what and place.is_view and slot.size and tensor.data_ptr() != start + 4 * slot.offset:
                 what = "moved to other memory"
-            elif place.is_view and tensor.stride() != slot.stride:
+            if not what and place.is_view and tensor.stride() != slot.stride:
                 what = f"changed its stride from {slot.stride} to {tensor.stride()}"
-            else:
-                continue
-            raise StorageReplaced(
-                f"{slot.name} {what}",
-                where=type(self.module).__name__,
-                remedy="Do not call .half(), .to() or load_state_dict(assign=True) on a module that is being trained "
-                "here; convert it before.",
-            )
+            if what:
+                raise StorageReplaced(
+                    f"{slot.name} {what}",
+                    where=type(self.module).__name__,
+                    remedy="Do not call .half(), .to() or load_state_dict(assign=True) on a module that is being "
+                    "trained here; convert it before.",
+                )
 
     def restore_local(self, state: LocalState | None) -> None:
         """Set the buffers that do not travel: to ``state``, or to what they were at first."""
@@ -199,6 +193,15 @@ def survey(module: nn.Module, only: Mapping[str, str] | None = None) -> tuple[li
 def _home(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     owner, _, leaf = name.rpartition(".")
     return module.get_submodule(owner), leaf
+
+
+def changed(tensor: torch.Tensor, slot: Slot) -> str:
+    """How the tensor's dtype or shape is no longer that of its slot; empty where both are."""
+    if dtype_name(tensor) != slot.dtype:
+        return f"changed from {slot.dtype} to {dtype_name(tensor)}"
+    if tensor.shape != slot.shape:
+        return f"changed its shape from {slot.shape} to {tuple(tensor.shape)}"
+    return ""
 
 
 def dtype_name(tensor: torch.Tensor) -> str:

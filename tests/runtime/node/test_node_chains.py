@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from coterie.identity import Identity
-from coterie.ledger import Equivocation, LedgerStore, NullLedger, PeerLedger, Record, audit
+from coterie.ledger import Equivocation, Head, LedgerStore, NullLedger, PeerLedger, Record, Request, audit
 from coterie.network import Codec, Frame
 from coterie.protocols import Peer
-from coterie.runtime.node.chains import ChainBlocks, ChainHeads, Chains
-from coterie.runtime.node.newcomer import new_peer
+from coterie.runtime.node import chains
+from coterie.runtime.node.chains import ChainAsk, ChainBlocks, ChainHeads, Chains
+from coterie.runtime.node.newcomer import Refusals, new_peer
 
 GENESIS = Record.make(Identity.from_seed(bytes([9] * 32)), "genesis", {"a": 1}, (), 1)
 
@@ -38,7 +41,7 @@ class Site:
         self.store = LedgerStore(self.path, GENESIS.id)
         self.store.put_record(GENESIS)
         self.own = PeerLedger(self.identity, self.store)
-        self.peer = new_peer(self.identity.id, self, NullLedger())
+        self.peer = new_peer(self.identity.id, self, NullLedger(), Refusals())
         self.chains = Chains(self.peer, self.store, self.own, lambda: self.members)
         self.wire[self.identity.id] = self.peer
 
@@ -124,7 +127,7 @@ def test_two_blocks_for_one_height_are_recorded(tmp_path: Path) -> None:
             PeerLedger(ann.identity, twin).append("model", {"round": 99})
             await cyd.chains.pull(cyd.identity.id)
             cyd.store.receive(twin.blocks(ann.identity.id), {ann.identity.id})
-        await bob.chains.pull(cyd.identity.id)
+        await bob.chains.recover([cyd.identity.id])
         await bob.chains.pull(cyd.identity.id)
         head = bob.own.head
         assert head is not None
@@ -137,12 +140,39 @@ def test_two_blocks_for_one_height_are_recorded(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_a_node_that_lost_the_end_of_its_chain_accuses_nobody_before_it_is_back(tmp_path: Path) -> None:
+    """A liar that shows two blocks of its own would else have it sign a second block for a height."""
+
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        ann.own.append("model", {"round": 0})
+        await cyd.chains.pull(ann.identity.id)
+        bob.own.append("model", {"round": 0})
+        await ann.chains.pull(bob.identity.id)
+        ann.store.close()
+        for path in tmp_path.glob("1.sqlite*"):
+            path.unlink()
+        ann.open()
+        ann.store.receive(bob.store.blocks(bob.identity.id), {bob.identity.id})
+        with LedgerStore(tmp_path / "twin", GENESIS.id) as twin:
+            PeerLedger(bob.identity, twin).append("model", {"round": 99})
+            both = bob.store.blocks(bob.identity.id) + twin.blocks(bob.identity.id)
+        bob.peer.handle(chains.ChainHeadsAsk, lambda *_: ChainHeads({bob.identity.id: Head(1, bytes(32))}))
+        bob.peer.handle(ChainAsk, lambda *_: ChainBlocks(tuple(both)))
+        await ann.chains.pull(bob.identity.id)
+        assert ann.height == -1
+        await ann.chains.recover([cyd.identity.id])
+        kinds = [Record.decode(full.records[0]).kind for full in ann.store.blocks(ann.identity.id)]
+        assert kinds == ["model", "equivocation"]
+
+    run(tmp_path, work)
+
+
 def test_junk_is_refused_and_counted(tmp_path: Path) -> None:
     async def work(ann: Site, bob: Site, cyd: Site) -> None:
         ann.own.append("model", {"round": 0})
         (good,) = ann.store.blocks(ann.identity.id)
         from coterie.ledger import FullBlock
-        from coterie.runtime.node.chains import ChainAsk, ChainHeadsAsk
+        from coterie.runtime.node.chains import ChainHeadsAsk
 
         ann.peer.handle(ChainHeadsAsk, lambda *_: ChainHeads(ann.store.heads()))
         for block in (FullBlock(b"junk", (b"x",)), FullBlock(good.block, (b"junk",)), FullBlock(good.block, ())):
@@ -155,5 +185,42 @@ def test_junk_is_refused_and_counted(tmp_path: Path) -> None:
         before = bob.refused
         await ann.peer.ask_all([bob.identity.id], ChainHeadsAsk(), 0.2)
         assert bob.refused == before + 1  # a stranger asks
+
+    run(tmp_path, work)
+
+
+def test_so_much_of_anothers_chain_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a member signs costs it little; it must not fill the disks of all others."""
+    monkeypatch.setattr(chains, "MOST_CHAIN_BYTES", 2_000_000)
+
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        for _ in range(60):
+            ann.own.append("model", {"junk": "x" * 60_000})
+        cyd.own.append("model", {"round": 0})
+        for _ in range(2):
+            for other in (ann, cyd):
+                await bob.chains.pull(other.identity.id)
+            head = bob.store.head(ann.identity.id)
+            assert head is not None
+            assert 33 <= head.height <= 33 + 12, "it stops within one answer"
+            assert bob.store.head(cyd.identity.id) == cyd.own.head
+            bob.store.close()
+            bob.open()
+        await ann.chains.recover([bob.identity.id])
+        ann.own.append("model", {"round": 1})
+        assert ann.height == 60, "its own is its own affair"
+        assert not bob.refused
+
+    run(tmp_path, work)
+
+
+def test_a_member_that_asks_all_the_time_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains, "_BURST", 10.0)
+
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        ask = ChainAsk(Request(ann.identity.id, 0, 1))
+        answers = await asyncio.gather(*(ann.peer.ask_all([bob.identity.id], ask, 0.5) for _ in range(100)))
+        assert 10 <= sum(answer is not None for (answer,) in answers) <= 30
+        assert await cyd.peer.ask_all([bob.identity.id], ask, 5) != [None]
 
     run(tmp_path, work)

@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from small_federation import simulate, small
 
 from coterie import data
+from coterie.errors import PluginError
 from coterie.ledger import NullLedger
 from coterie.network import Frame
-from coterie.network.codec import Codec
+from coterie.network.codec import Codec, Envelope, MemorySnapshot
+from coterie.protocols import Model
 from coterie.runtime.node.life import Life
-from coterie.runtime.node.newcomer import new_peer
+from coterie.runtime.node.newcomer import Refusals, new_peer
 from coterie.runtime.node.site import Site, part_of
 from coterie.runtime.results import PeerMetrics
 from coterie.runtime.work.placement import place
@@ -30,6 +33,7 @@ class Wire:
 
     lives: dict[str, Life]
     sent: dict[str, int] = field(default_factory=dict)
+    change: Callable[[str, Envelope], Envelope] = lambda peer, envelope: envelope
 
     def end_of(self, peer: str) -> End:
         return End(self, peer)
@@ -45,7 +49,7 @@ class End:
         data = b"".join(bytes(piece) for piece in frame.chunks())
         assert len(data) == frame.nbytes
         self.bytes_sent += len(data)
-        envelope = Codec().parse(data)
+        envelope = self.wire.change(self.peer, Codec().parse(data))
         again = Codec().encode(envelope)
         asyncio.get_running_loop().call_soon(self.wire.lives[to].peer.receive, self.peer, again)
 
@@ -71,7 +75,12 @@ class Kept:
 
 
 def real(
-    spec: Any, folder: Path, closing: ExitStack, ledgers: Sequence[Kept] = (), returned: bool = False
+    spec: Any,
+    folder: Path,
+    closing: ExitStack,
+    ledgers: Sequence[Kept] = (),
+    returned: bool = False,
+    change: Callable[[str, Envelope], Envelope] = lambda peer, envelope: envelope,
 ) -> tuple[list[Life], list[PeerMetrics], list[tuple[Any, ...]]]:
     parts = place(spec, data.load(spec.dataset, None))
     records: list[PeerMetrics] = []
@@ -80,13 +89,13 @@ def real(
         site = Site.open(spec, part_of(parts, number), parts.ids[number], parts.ids, folder / str(number))
         closing.callback(site.close)
         lives.append(Life(spec, site, parts.ids, number, parts.topology, parts.attackers, records.append))
-    wire = Wire({life.ids[life.number]: life for life in lives})
+    wire = Wire({life.ids[life.number]: life for life in lives}, change=change)
 
     async def main() -> list[tuple[Any, ...]]:
         for life in lives:
             own = life.ids[life.number]
             ledger = ledgers[life.number] if ledgers else NullLedger()
-            life.enter(new_peer(own, wire.end_of(own), ledger), returned=returned)
+            life.enter(new_peer(own, wire.end_of(own), ledger, Refusals()), returned=returned)
         await asyncio.wait_for(asyncio.gather(*(life.run() for life in lives)), 60)
         return [await life.site.final() for life in lives]
 
@@ -130,3 +139,28 @@ def test_a_record_that_the_ledger_lost_in_a_crash_is_made_again(tmp_path: Path, 
     del ledgers[0].records[-1]
     real(spec, tmp_path, closing, ledgers, returned=True)
     assert [ledger.records for ledger in ledgers] == whole
+
+
+def test_a_protocol_that_is_no_coroutine_is_named(tmp_path: Path, closing: ExitStack) -> None:
+    (tmp_path / "mine.py").write_text("def mine(peer, rounds):\n    pass\n")
+    with pytest.raises(PluginError, match="is no coroutine"):
+        real(small(federation__protocol=f"{tmp_path / 'mine.py'}:mine"), tmp_path, closing)
+
+
+@pytest.mark.parametrize("size", [1, 5, 4096])
+def test_a_model_of_the_right_layout_and_another_size_is_refused(size: int, tmp_path: Path, closing: ExitStack) -> None:
+    """The hash of its layout is the sender's word: nothing else told that the vector was another one."""
+    spec = small(federation__rounds=3)
+    liar = place(spec, data.load(spec.dataset, None)).ids[0]
+
+    def lie(sender: str, envelope: Envelope) -> Envelope:
+        if sender != liar or not isinstance(envelope.message, Model):
+            return envelope
+        vector = MemorySnapshot(envelope.message.vector.layout_hash, torch.zeros(size))
+        return Envelope(envelope.kind, envelope.id, msgspec.structs.replace(envelope.message, vector=vector))
+
+    lives, _, _ = real(spec, tmp_path, closing, change=lie)
+    for life in lives[1:]:
+        assert life.metrics.round == 2
+        assert set(life.metrics.refused) <= {liar}
+    assert sum(life.metrics.refused.get(liar, 0) for life in lives) > 0

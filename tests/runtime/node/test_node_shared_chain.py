@@ -41,7 +41,7 @@ from coterie.runtime.node.chain_start import (
     VoterKey,
     save_pin,
 )
-from coterie.runtime.node.newcomer import new_peer
+from coterie.runtime.node.newcomer import Refusals, new_peer
 from coterie.runtime.node.shared import FILE, NodeChain
 
 FOUNDER = Identity.from_seed(bytes([1] * 32))
@@ -78,7 +78,7 @@ class Node:
         """Its process begins, again."""
         self.store = LedgerStore(self.folder / "ledger.sqlite", GENESIS.id)
         self.store.put_record(GENESIS)
-        self.peer = new_peer(self.identity.id, self, PeerLedger(self.identity, self.store))  # type: ignore[arg-type]
+        self.peer = new_peer(self.identity.id, self, PeerLedger(self.identity, self.store), Refusals())  # type: ignore[arg-type]
         self.peer.identity, self.peer.store, self.peer.members = self.identity, self.disk, IDS  # type: ignore[assignment]
         members: Any = SimpleNamespace(
             founder=FOUNDER.id,

@@ -1,13 +1,12 @@
 """Merges: how the models that peers check in become one, by pieces, in little memory."""
 
 from coterie.aggregation.merging.methods import METHODS, Merged, merge, prepare
-from coterie.aggregation.merging.models import Files, Models, Readers, Vectors
+from coterie.aggregation.merging.models import Models, Readers, Vectors
 from coterie.aggregation.merging.rules import merge_by_rule
 from coterie.aggregation.merging.weiszfeld import Search, weiszfeld
 
 __all__ = [
     "METHODS",
-    "Files",
     "Merged",
     "Models",
     "Readers",

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.aggregation.kernels import Pairs, compiled, network
+from coterie.aggregation.merging.models import Piece
+from coterie.aggregation.rows import Floats
 
 COLUMNS = 64
 """Columns that are sorted, or multiplied, at once."""
@@ -14,8 +16,6 @@ WHOLE = 1 << 29
 _INFINITY = 0x7F800000
 """The bits of float32's infinity; with the sign taken off, those of any finite value are less."""
 
-Floats = NDArray[np.float64]
-Piece = NDArray[np.float32]
 Whole = NDArray[np.int32]
 
 

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from coterie.aggregation.merging import loops, passes
-from coterie.aggregation.merging.loops import Floats, Piece
-from coterie.aggregation.merging.models import Models, Vectors
+from coterie.aggregation.merging.models import Models, Piece, Vectors
 from coterie.aggregation.merging.passes import Rows
 from coterie.aggregation.merging.weiszfeld import weiszfeld
+from coterie.aggregation.rows import Floats
 from coterie.errors import LayoutMismatch, RunError, SpecError, TrainingDiverged, near_miss
 
 Outcome = tuple[Floats, NDArray[np.bool_]]

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coterie.errors import DataError, LayoutMismatch
+from coterie.errors import LayoutMismatch
 
 Piece = NDArray[np.float32]
-_REMEDY = "All peers must use the same model; vectors travel as float32."
 
 
 class Models(Protocol):
@@ -52,7 +49,7 @@ class Vectors:
                 raise LayoutMismatch(
                     f"a model has shape {tuple(vector.shape)} and {vector.dtype}, not {(self.size,)} and torch.float32",
                     where=name,
-                    remedy=_REMEDY,
+                    remedy="All peers must use the same model; vectors travel as float32.",
                 )
         self._arrays = [vector.detach().numpy() for vector in vectors.values()]
 
@@ -81,64 +78,3 @@ def filled(out: Piece, descriptor: int, at: int) -> bool:
             return False
         done += count
     return True
-
-
-class Files:
-    """Models in files of their own: from byte ``offset`` on, ``size`` float32 elements in this machine's byte order.
-
-    A safetensors file with one tensor is one, its ``offset`` the length of its header. Use it in a ``with`` block.
-    """
-
-    def __init__(self, paths: Mapping[str, Path], size: int, offset: int = 0) -> None:
-        """Open the files. Raises DataError for one that cannot be read, LayoutMismatch for one of another length."""
-        self.names, self.size, self._offset = tuple(paths), size, offset
-        self._paths = list(paths.values())
-        self._open: list[int] = []
-        try:
-            for name, path in paths.items():
-                self._add(name, path)
-        except BaseException:
-            self.close()
-            raise
-
-    def _add(self, name: str, path: Path) -> None:
-        try:
-            self._open.append(os.open(path, os.O_RDONLY))
-        except OSError as error:
-            raise DataError(
-                f"the model of {name} cannot be read: {error.strerror}", where=str(path), remedy="Fetch it again."
-            ) from error
-        found, wanted = os.fstat(self._open[-1]).st_size, self._offset + 4 * self.size
-        if found != wanted:
-            raise LayoutMismatch(
-                f"the model of {name} has {found} bytes, not {wanted}", where=str(path), remedy=_REMEDY
-            )
-
-    def read(self, row: int, start: int, out: Piece) -> None:
-        """Read a piece. Raises DataError where the file has become shorter or fails."""
-        try:
-            whole = filled(out, self._open[row], self._offset + 4 * start)
-        except OSError as error:
-            raise self._lost(row, error.strerror or str(error)) from error
-        if not whole:
-            raise self._lost(row, "it has become shorter")
-
-    def _lost(self, row: int, why: str) -> DataError:
-        return DataError(
-            f"the model of {self.names[row]} cannot be read: {why}",
-            where=str(self._paths[row]),
-            remedy="Leave a model's file alone while it is merged.",
-        )
-
-    def close(self) -> None:
-        """Close the files."""
-        while self._open:
-            os.close(self._open.pop())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

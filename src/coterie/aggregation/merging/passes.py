@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from coterie.aggregation.merging import loops
-from coterie.aggregation.merging.loops import Floats, Piece
-from coterie.aggregation.merging.models import Models
+from coterie.aggregation.merging.models import Models, Piece
+from coterie.aggregation.rows import Floats
 
 _VALUES = 1 << 19
 _LEAST_WIDTH, _MOST_WIDTH = 1 << 10, 1 << 16

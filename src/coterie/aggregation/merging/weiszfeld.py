@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coterie.aggregation.merging.loops import Floats
+from coterie.aggregation.rows import Floats
 
 _AT = 1e-7
 """Below this share of the lengths a distance was reckoned from, it is all rounding: z then is at that row."""

@@ -40,9 +40,6 @@ from coterie.ledger.shared.ledger import Row
 from coterie.ledger.shared.signatures import Signatures
 from coterie.ledger.shared.tables import SHARED
 
-_MOST_WAITING = 4096
-"""Blocks in a row that only a later one makes final."""
-
 
 @dataclass(frozen=True)
 class SharedFault:
@@ -198,7 +195,7 @@ def _audit_blocks(
                 result.proposed[block.proposer] = result.proposed.get(block.proposer, 0) + 1
             result.certificates += 1
             result.chain, result.last, final, waiting = chain, checked, chain, []
-        elif chain.state is not final.state or len(waiting) > _MOST_WAITING:
+        elif chain.state is not final.state:
             raise Stop("nothing makes it final")
         seen.state(chain.state)
     if waiting:

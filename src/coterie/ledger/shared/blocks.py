@@ -1,13 +1,18 @@
 """Blocks of the shared chain, proposals, and what makes a block final.
 
 A block's bytes are the msgpack array [genesis, epoch, height, parent height, parent, root, count, closes, proof,
-proposer, time, signature]. Its id is SHA-256 over the array without the signature; the proposer signs the same bytes
-for the purpose "shared block". Heights begin at 1 in every epoch and may leave gaps, where dummies were certified. The
-parent of an epoch's first block is (0, anchor): the id of the block that closed the epoch before, or of the charter.
+closed, proposer, time, signature]. Its id is SHA-256 over the array without the signature; the proposer signs the same
+bytes for the purpose "shared block". Heights begin at 1 in every epoch and may leave gaps, where dummies were
+certified. The parent of an epoch's first block is (0, anchor): the id of the block that closed the epoch before, or of
+the charter.
 
 A block that ``closes`` its epoch carries a proof of its proposer's verifiable random function over the epoch's beacon
 and the height. Nobody else can know its output before, and the proposer cannot choose it; it can only keep the block
 back, which gives it one more draw whenever it leads again before another closes the epoch.
+
+Blocks that follow the closing one, until that is final, are empty, and each names it: nobody honest votes for one that
+names another. So one of them is enough to make it final, however many there are; and as above height ``LAST_OPEN`` no
+block leaves its epoch open, whatever makes a block final fits into a message.
 """
 
 from __future__ import annotations
@@ -33,8 +38,10 @@ MOST_BLOCK_BYTES = 384
 MOST_FULL_BYTES = MOST_RECORDS_BYTES + 5 * MOST_RECORDS + 2 * MOST_BLOCK_BYTES
 MOST_DUMMIES = 16
 """Dummy certificates that a proposal bears."""
-MOST_HEADERS = 256
-"""Blocks between a block and the certified one that makes it final."""
+LAST_OPEN = 255
+"""The highest height at which a block may leave its epoch open."""
+MOST_HEADERS = LAST_OPEN + 1
+"""Blocks after one, down to the certified one that makes it final: those up to the closing one, and one after that."""
 MOST_PROPOSAL_BYTES = 1 << 20
 """It fits into one message. Where certificates are long and many, the block must be shorter."""
 MOST_FINALITY_BYTES = MOST_CERTIFICATE_BYTES + (MOST_BLOCK_BYTES + 8) * MOST_HEADERS
@@ -61,6 +68,8 @@ class SharedBlock(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """Whether it closes the epoch: what comes after it in the same one is dropped."""
     proof: Annotated[bytes, msgspec.Meta(max_length=_PROOF_BYTES)]
     """Of the proposer's verifiable random function, where it closes; otherwise empty."""
+    closed: Annotated[bytes, msgspec.Meta(max_length=32)]
+    """Id of the block that has closed the epoch, where this one follows it, at once or not; otherwise empty."""
     proposer: Key
     time: Time
     """The proposer's word; nothing follows from it."""
@@ -79,11 +88,12 @@ class SharedBlock(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
         records: Sequence[bytes] = (),
         closes: bool = False,
         proof: bytes = b"",
+        closed: bytes = b"",
         time: int = 0,
     ) -> SharedBlock:
         """A signed block over the bytes of ``records``; ``time`` in ms since 1970. Raises LedgerError."""
         root, count = merkle.tree_hash(records), len(records)
-        rest = (closes, proof, identity.id, time, bytes(64))
+        rest = (closes, proof, closed, identity.id, time, bytes(64))
         unsigned = cls(genesis, epoch, height, parent_height, parent, root, count, *rest)
         signed = msgspec.structs.replace(unsigned, signature=identity.sign(_PURPOSE, unsigned._signed))
         return cls.decode(signed.encode())
@@ -96,11 +106,15 @@ class SharedBlock(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
         return block
 
     def require_form(self) -> None:
-        """Raise LedgerError for a parent that is not lower, or a proof where there must be none."""
+        """Raise LedgerError for parts that do not fit together, or a height at which the epoch must be closed."""
         if self.parent_height >= self.height:
             raise LedgerError("a block's parent is not below it", where=self.where)
         if len(self.proof) != (_PROOF_BYTES if self.closes else 0):
             raise LedgerError("a block that closes an epoch, and no other, bears a proof", where=self.where)
+        if self.closed and (len(self.closed) != 32 or self.count or self.closes):
+            raise LedgerError("something follows the block that closed the epoch", where=self.where)
+        if self.height > LAST_OPEN and not (self.closes or self.closed):
+            raise LedgerError(f"a block above height {LAST_OPEN} leaves its epoch open", where=self.where)
 
     def check(self, known: Signatures | None = None) -> None:
         """Raise LedgerError unless its proposer signed it."""
@@ -219,7 +233,8 @@ class Finality(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     """Why a block is final: a final certificate for it, or for a block that descends from it in the same epoch."""
 
     headers: Annotated[tuple[SharedBlock, ...], msgspec.Meta(max_length=MOST_HEADERS)]
-    """The blocks after it, down to the certified one; none where it is certified itself."""
+    """The blocks after it, down to the certified one, but of those after a closing one the last only; none where it is
+    certified itself."""
     certificate: Certificate
 
     @classmethod

@@ -3,7 +3,8 @@
 What is checked of a final block: it follows the one before; its proposer is the leader whom the beacon drew; proposer
 and records' authors have signed; its Merkle root is that of its records; records that change voters are well formed; a
 block that closes the epoch has a good proof, from which the next beacon follows; and a quorum of the epoch's voters
-has signed that it is final, or that a block is which descends from it in this epoch.
+has signed that it is final, or that a block is which descends from it in this epoch. A block that follows the closing
+one says so itself: those who voted for it have checked that.
 
 What cannot be seen from a chain: that what was recorded is true; that joins, weights and removals were right; that a
 leader left something out, or kept a closing block back; and that another chain was written from an old epoch on with
@@ -74,6 +75,8 @@ class SharedChain:
     def follow(self, full: FullSharedBlock, known: Signatures) -> tuple[SharedChain, CheckedBlock]:
         """The chain with one more block, which is not final by that; and what is in it. Raises LedgerError."""
         block = full.block
+        if block.closed:
+            raise LedgerError("it follows the block that closed the epoch", where=block.where)
         _check_link(self.state, self.height, self.head, block)
         checked = check_block(self.state, full, known)
         changes = self.changes + checked.changes
@@ -86,13 +89,16 @@ class SharedChain:
 def check_finality(state: Checkpoint, block: SharedBlock, finality: Finality, known: Signatures) -> None:
     """Raise LedgerError unless ``block`` is of this epoch and final; what is in it is not looked at."""
     check_proposer(state, block)
-    closed, last = block.closes, block
+    last = block
     for header in finality.headers:
-        _check_link(state, last.height, last.id, header)
-        if closed and (header.count or header.closes):
-            raise LedgerError("something follows the block that closed the epoch", where=header.where)
+        if header.closed or last.closes or last.closed:
+            check_proposer(state, header)
+            if not last.closes or header.closed != last.id or header.height <= last.height:
+                raise LedgerError("it does not follow the block that closed the epoch", where=header.where)
+        else:
+            _check_link(state, last.height, last.id, header)
         header.check(known)
-        closed, last = closed or header.closes, header
+        last = header
     certificate = finality.certificate
     if (certificate.kind, certificate.epoch, certificate.height, certificate.hash) != (
         "final",

@@ -109,9 +109,8 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
         if self.encode() != data:
             return "is not encoded canonically"
         try:
-            proper = tuple(map(str, self.addresses)) == self.endpoints and len(set(self.endpoints)) == len(
-                self.endpoints
-            )
+            texts = tuple(map(str, self.addresses))
+            proper = texts == self.endpoints and len(set(texts)) == len(texts)
         except CoterieError:
             proper = False
         if not proper:

@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 
 from coterie.errors import CoterieError
+from coterie.files import write_file, writing
 from coterie.identity import is_peer_id
 from coterie.network.addresses import Address
 from coterie.network.discovery.announcement import Announcement
 from coterie.network.discovery.book import AddressBook, Entry, Source
-from coterie.network.discovery.files import replace_file
 
 SCHEMA = "coterie.addresses/1"
 _log = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ def save_book(book: AddressBook, path: Path) -> None:
     ]
     announcements = [announcement.encode() for _, announcement in sorted(book.announcements.items())]
     content = msgspec.json.encode(_File(SCHEMA, announcements, lines))
-    replace_file(path, msgspec.json.format(content, indent=1) + b"\n")
+    with writing(path, "the address book"):
+        write_file(path, msgspec.json.format(content, indent=1) + b"\n", mode=0o600)
 
 
 def load_book(book: AddressBook, path: Path, genesis: bytes, now: float) -> None:

@@ -33,6 +33,7 @@ from coterie.network.discovery.dht import Dht
 from coterie.network.discovery.messages import MOST_ANNOUNCEMENTS, MOST_HEARD, Addresses, Heard
 from coterie.network.discovery.rendezvous import Rendezvous
 from coterie.network.discovery.strangers import StrangerLimits, Strangers
+from coterie.network.limits import TokenBucket
 
 Found = Callable[[Address, PeerId | None], None]
 _log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class DiscoveryLimits:
     """Until the endpoints are announced again; the table forgets them after half an hour."""
     renew_seconds: float = 86400.0
     """Until a new announcement is signed."""
+    tellings_a_minute: float = 120.0
+    """Of one member that are looked at, in the long run; as many at once. Each costs up to 64 signatures."""
     records_a_round: int = 8
     """Records of peers that cannot be reached, looked up in one round."""
     strangers: StrangerLimits = field(default_factory=StrangerLimits)
@@ -66,7 +69,7 @@ class Discovery:
     is_member: whether a peer is a member, now; of others nothing told is kept.
     dht: the node's end of the table, not yet started; None: no table.
     endpoints: where this node can be dialled, the best first; none for a site that only dials out.
-    contacts: what the operator configured: addresses, with the peer that is there where it is known.
+    contacts: addresses that the operator configured, of which nobody knows whose they are.
     wall: seconds since 1970.
     """
 
@@ -80,7 +83,7 @@ class Discovery:
         is_member: Callable[[PeerId], bool],
         dht: Dht | None = None,
         endpoints: Sequence[Address] = (),
-        contacts: Sequence[tuple[Address, PeerId | None]] = (),
+        contacts: Sequence[Address] = (),
         book_path: Path | None = None,
         limits: DiscoveryLimits | None = None,
         wall: Callable[[], float] = time.time,
@@ -91,6 +94,7 @@ class Discovery:
         self._found, self._is_member, self._book_path, self._wall = found, is_member, book_path, wall
         self._endpoints = tuple(endpoints)
         self._strangers = Strangers(self.limits.strangers)
+        self._tellers: dict[PeerId, TokenBucket] = {}
         self._owners: dict[Address, PeerId] = {}
         """Who was found at an address last; this node itself too. The last so many."""
         self._offered: dict[PeerId, float] = {}
@@ -101,10 +105,7 @@ class Discovery:
         self._nodes = 0
         self._record_put: Announcement | None = None
         self._news, self._woken = False, asyncio.Event()
-        self._strangers.configure(address for address, peer in contacts if peer is None)
-        for address, peer in contacts:
-            if peer is not None and peer != identity.id:
-                book.configure(peer, address, wall())
+        self._strangers.configure(contacts)
         if dht is not None:
             dht.heard = self._on_heard
 
@@ -177,7 +178,13 @@ class Discovery:
         return Addresses(tuple(a.encode() for a in announcements), tuple(heard))
 
     def told(self, teller: PeerId, message: Addresses) -> None:
-        """A member has told addresses. Raises MessageError, with nothing taken over, where any of it is malformed."""
+        """A member has told addresses. Raises MessageError, with nothing taken over, where any of it is malformed.
+
+        Who tells too often is not heard: what it knows is told again.
+        """
+        most = self.limits.tellings_a_minute
+        if not self._tellers.setdefault(teller, TokenBucket(most / 60, most)).take():
+            return
         now, genesis = self._wall(), self._rendezvous.genesis
         announcements = [Announcement.decode(data, genesis, now) for data in message.announcements]
         try:
@@ -193,6 +200,7 @@ class Discovery:
 
     def forget(self, peer: PeerId) -> None:
         """A peer is no member any more: forget its addresses and its word."""
+        self._tellers.pop(peer, None)
         self.book.forget(peer)
 
     # A round

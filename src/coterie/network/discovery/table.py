@@ -13,9 +13,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from coterie.errors import CoterieError, NetworkError, OutputError
+from coterie.errors import CoterieError, NetworkError
+from coterie.files import write_file
 from coterie.network.addresses import Address
-from coterie.network.discovery.files import replace_file
 from coterie.network.extra import REMEDY
 
 MOST_SAVED = 256
@@ -95,9 +95,9 @@ def save_nodes(session: Any, path: Path) -> None:
             if address is not None:
                 nodes.append(address)
     try:
-        replace_file(path, "".join(f"{node}\n" for node in nodes).encode())
-    except OutputError as error:
-        _log.warning("the routing table is not saved: %s", error)
+        write_file(path, "".join(f"{node}\n" for node in nodes).encode(), mode=0o600)
+    except OSError as error:
+        _log.warning("%s: the routing table is not saved: %s", path, error.strerror or error)
 
 
 def load_nodes(path: Path) -> list[Address]:

@@ -27,6 +27,8 @@ class Account:
         self.skipped = TokenBucket(_SKIPPED_A_SECOND, limits.receiving_bytes + _SKIPPED_AT_ONCE)
         self.asked = TokenBucket(_ASKED_A_SECOND, _ASKED_AT_ONCE)
         """Questions about routes, and relayed sessions opened: each costs some work."""
+        self.streams = TokenBucket(limits.streams_a_minute_of_a_peer / 60, limits.streams_a_minute_of_a_peer)
+        """That it opens."""
         self.answering = 0
         """Answers on their way to the peer."""
         self.receiving = 0
@@ -87,7 +89,7 @@ class Inbox:
             if reader.waits:
                 await self._admit(reader)
                 rest = reader.feed(rest)
-            await reader.line.below(PENDING_BYTES)
+            await reader.backlog.below(PENDING_BYTES)
             if not reader.whole:
                 now = asyncio.get_running_loop().time()
                 self._progress.moved(len(content), now)

@@ -29,7 +29,8 @@ from coterie.network.sending import pieces
 
 if TYPE_CHECKING:
     from coterie.network.grpc.dialling import Dialler
-    from coterie.network.grpc.relay import Relay, RelayRoute
+    from coterie.network.grpc.relay import Relay
+    from coterie.network.grpc.relay_route import RelayRoute
 
 _TRIES = 3
 """For one frame, each cut off in the middle."""
@@ -207,8 +208,7 @@ class Link:
             return True
         if self.direct() is not None:
             return False
-        recently = asyncio.get_running_loop().time() - self._posted < _WANTED
-        return bool(self._queue) or recently or self._dialler.keeps
+        return self._sends() or self._dialler.keeps
 
     async def _dial(self) -> None:
         try:
@@ -236,14 +236,17 @@ class Link:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _search(self) -> None:
-        """Look for a relay, as long as frames wait."""
-        if self._searching is None and self._queue and not self._closed:
+        """Look for a relay, as long as somebody sends; frames need not wait: they fail at once after a while."""
+        if self._searching is None and self._sends() and not self._closed:
             self._searching = self._station.spawn(self._find_relay())
+
+    def _sends(self) -> bool:
+        return bool(self._queue) or asyncio.get_running_loop().time() - self._posted < _WANTED
 
     async def _find_relay(self) -> None:
         pause = _FIRST_PAUSE
         try:
-            while self._queue and self.route() is None and not self._closed:
+            while self._sends() and self.route() is None and not self._closed:
                 try:
                     self._relayed = await self._relay.find(self.peer)
                     self._reached()

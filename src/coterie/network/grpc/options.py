@@ -40,6 +40,7 @@ def of_server(limits: Limits) -> Options:
         ("grpc.max_concurrent_streams", limits.streams_of_a_peer),
         ("grpc.max_allowed_incoming_connections", limits.handshakes),
         ("grpc.server_handshake_timeout_ms", int(limits.connect_seconds * 1000)),
+        ("grpc.max_connection_idle_ms", int(limits.connect_seconds * 1000)),
         ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 4),
         ("grpc.max_metadata_size", 4096),
         ("grpc.absolute_max_metadata_size", 8192),

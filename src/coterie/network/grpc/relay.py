@@ -10,29 +10,28 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from coterie.errors import MessageError
 from coterie.identity import PeerId
-from coterie.network.compression import Encoding, encodings
+from coterie.network.compression import encodings
 from coterie.network.grpc.forwarding import Forwarding
 from coterie.network.grpc.inbox import Inbox
 from coterie.network.grpc.link import Link
+from coterie.network.grpc.relay_route import DATA, WINDOW, RelayRoute
 from coterie.network.grpc.station import Station
-from coterie.network.grpc.stream import RouteLost, Watch
+from coterie.network.grpc.stream import RouteLost
 from coterie.network.grpc.wire import ASK_ROUTE, FIRST, FORWARD, FORWARDED, NEXT, ROUTE, Addressed
 from coterie.network.sealing import Opening, Sealer, Unsealer, accept
-from coterie.network.sending import PIECE_BYTES
 
-WINDOW = 4
-"""Messages of at most 1 MiB."""
 _ASKED = 8
 """Members that are asked for a route at a time."""
 _ANSWERS = 32
 """That may wait for one peer to read them."""
-_OPEN, _ACCEPT, _DATA, _ACK, _UNKNOWN = (bytes([kind]) for kind in range(5))
-"""What is sealed or signed for the other end; the last one says that it does not know a session, and anybody could."""
+_OPEN, _ACCEPT, _, _ACK, _UNKNOWN = (bytes([kind]) for kind in range(5))
+"""Beside ``DATA``: what is sealed or signed for the other end; the last one says that it does not know a session, and
+anybody could."""
 _SESSION = slice(1, 9)
 """Of a content: the first bytes of the key that opened the session."""
 
@@ -62,6 +61,8 @@ class Relay:
         self._asked: dict[PeerId, _Asked] = {}
         self._opened: dict[PeerId, _Opened] = {}
         self._routes: dict[PeerId, RelayRoute] = {}
+        self._failed: dict[PeerId, set[PeerId]] = {}
+        """By receiver, members that said they were connected to it, and passed nothing on: others are asked first."""
         self._sessions: dict[tuple[PeerId, PeerId], list[_Incoming]] = {}
         """By sender and relay: the one in use, and one that has been opened since."""
 
@@ -69,18 +70,18 @@ class Relay:
         """A way to ``to``. Raises RouteLost where nobody that is connected has one."""
         via = await self._ask(to)
         members = self._station.members
-        bits = sum(1 << encoding.code for encoding in encodings())
-        opening = Opening(self._station.identity, members.genesis, to, bits)
+        opening = Opening(self._station.identity, members.genesis, to, _encodings())
         self._opened[to] = opened = _Opened(via, opening, asyncio.get_running_loop().create_future())
         try:
             async with asyncio.timeout(self._station.limits.connect_seconds):
                 await self._send(via, Addressed(to, _OPEN + opening.content).encode(FORWARD))
                 sealer = await opened.answer
         except TimeoutError:
+            self._disappoints(to, via)
             raise RouteLost("the relayed session was not accepted in time") from None
         finally:
             del self._opened[to]
-        route = RelayRoute(to, via, opening.content[_SESSION], sealer, self._station, self._send)
+        route = RelayRoute(to, via, opening.content[_SESSION], sealer, self._station, self._send, self._disappoints)
         old = self._routes.pop(to, None)
         if old is not None:
             old.end("replaced")
@@ -121,6 +122,7 @@ class Relay:
     def forget(self, peer: PeerId, reason: str) -> None:
         """It is no member any more."""
         self.lost(peer)
+        self._failed.pop(peer, None)
         self.forwarding.forget(peer)
         route = self._routes.pop(peer, None)
         if route is not None:
@@ -135,6 +137,10 @@ class Relay:
         candidates = [link.peer for link in self._links() if link.peer != to and link.direct() is not None]
         if not candidates:
             raise RouteLost("no member is connected")
+        others = [peer for peer in candidates if peer not in self._failed.get(to, ())]
+        if not others:
+            del self._failed[to]  # all have failed: perhaps the receiver had
+        candidates = others or candidates
         random.shuffle(candidates)
         asked = _Asked(asyncio.get_running_loop().create_future(), set(candidates[:_ASKED]))
         self._asked[to] = asked
@@ -167,6 +173,10 @@ class Relay:
         if not asked.open and not asked.answer.done():
             asked.answer.set_exception(RouteLost("no member is connected to it"))
 
+    def _disappoints(self, to: PeerId, via: PeerId) -> None:
+        """A relay says yes to anything, and is the first to do so: it must not be asked for ever."""
+        self._failed.setdefault(to, set()).add(via)
+
     # Receiving through a relay
 
     def _on_forwarded(self, link: Link, sender: PeerId, content: bytes) -> None:
@@ -181,20 +191,20 @@ class Relay:
                 opened = self._opened.get(sender)
                 if opened is not None and opened.via == link.peer and not opened.answer.done():
                     opened.answer.set_result(opened.opening.accepted(rest))
-            elif kind == _DATA:
+            elif kind == DATA:
                 sessions = self._sessions.get((sender, link.peer), ())
                 session = next((s for s in sessions if s.number == rest[:8]), None)
                 if session is not None:
                     session.put(rest[8:])
                 elif self._may_ask(link):
                     self._answer(link, Addressed(sender, _UNKNOWN + rest[:8]).encode(FORWARD))
-            elif kind == _ACK:
+            elif kind in (_ACK, _UNKNOWN):
                 route = self._routes.get(sender)
-                if route is not None and route.via == link.peer and route.number == rest[:8]:
+                if route is None or route.via != link.peer or route.number != rest[:8]:
+                    return
+                if kind == _ACK:
                     route.acknowledged(rest[8:])
-            elif kind == _UNKNOWN:
-                route = self._routes.get(sender)
-                if route is not None and route.via == link.peer and route.number == rest[:8]:
+                else:
                     self._routes.pop(sender).end("the receiver has started anew")
         except MessageError as error:
             self._station.drop(link.peer, "wrong relayed message", str(error))
@@ -203,9 +213,8 @@ class Relay:
         source = self._link_to(sender)
         if source is None:
             return
-        bits = sum(1 << encoding.code for encoding in encodings())
         genesis = self._station.members.genesis
-        unsealer, answer = accept(self._station.identity, genesis, sender, content, bits)
+        unsealer, answer = accept(self._station.identity, genesis, sender, content, _encodings())
         session = _Incoming(content[_SESSION], unsealer, source, link, self)
         sessions = self._sessions.setdefault((sender, link.peer), [])
         if len(sessions) > 1:
@@ -275,75 +284,9 @@ class Relay:
         return False
 
 
-class RelayRoute:
-    """A way to a peer through ``via``, one direction only."""
-
-    def __init__(
-        self,
-        to: PeerId,
-        via: PeerId,
-        number: bytes,
-        sealer: Sealer,
-        station: Station,
-        send: Callable[[PeerId, bytes], Awaitable[None]],
-    ) -> None:
-        self.to, self.via, self.number, self._sealer, self._station = to, via, number, sealer, station
-        self._send = send
-        self._room = asyncio.Event()
-        self._room.set()
-        self._unsettled: deque[tuple[int, Callable[[], None]]] = deque()
-        """Frames that are not acknowledged: the number of their last message, and what to call if they never are."""
-        self._watch = Watch(lambda: self.end("the receiver does not acknowledge"))
-        self.retired = False
-        self._reason = ""
-
-    def understands(self, encoding: Encoding) -> bool:
-        return encoding.code == 0 or bool(self._sealer.encodings >> encoding.code & 1)
-
-    async def send(self, message: bytes) -> None:
-        await self._room.wait()
-        if self.retired:
-            raise RouteLost(self._reason, untouched=True)
-        content = _DATA + self.number + self._sealer.seal(message)
-        if self._sealer.sent - self._sealer.received >= WINDOW:
-            self._room.clear()
-        self._watch.set(asyncio.get_running_loop().time() + self._patience)
-        try:
-            await self._send(self.via, Addressed(self.to, content).encode(FORWARD))
-        except RouteLost as error:
-            self.end(str(error))
-            raise
-
-    def settle(self, failed: Callable[[], None]) -> None:
-        if self.retired:
-            self._station.tell(failed)
-        elif self._sealer.received < self._sealer.sent:
-            self._unsettled.append((self._sealer.sent, failed))
-
-    def acknowledged(self, content: bytes) -> None:
-        """Raises MessageError."""
-        self._sealer.acknowledged(content)
-        while self._unsettled and self._unsettled[0][0] <= self._sealer.received:
-            self._unsettled.popleft()
-        self._room.set()
-        if self._sealer.received == self._sealer.sent:
-            self._watch.clear()
-        else:
-            self._watch.set(asyncio.get_running_loop().time() + self._patience)
-
-    def end(self, reason: str) -> None:
-        """Nothing goes this way any more."""
-        self.retired, self._reason = True, self._reason or reason
-        self._watch.close()
-        self._room.set()
-        unsettled, self._unsettled = self._unsettled, deque()
-        for _, failed in unsettled:
-            self._station.tell(failed)
-
-    @property
-    def _patience(self) -> float:
-        limits = self._station.limits
-        return limits.stall_seconds + PIECE_BYTES / limits.minimum_bytes_a_second
+def _encodings() -> int:
+    """What this process can decode, as bits."""
+    return sum(1 << encoding.code for encoding in encodings())
 
 
 class _Incoming:

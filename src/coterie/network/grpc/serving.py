@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,7 @@ class Listener:
         self._server: Any = None
         self.streams = 0
         """That are open."""
+        self._refused = Counter[str]()
 
     async def start(self, address: str) -> int:
         """Listen; the port. Raises RunError where the address cannot be had."""
@@ -103,8 +105,13 @@ class Listener:
 
     async def _serve(self, context: Any, link: Link, fingerprint: bytes) -> None:
         station, peer = self._station, link.peer
-        for count, name in ((link.incoming, "streams_of_a_peer"), (self.streams, "streams")):
-            if count > getattr(station.limits, name):
+        limits, often = station.limits, not link.account.streams.take()
+        for exceeded, name in (
+            (link.incoming > limits.streams_of_a_peer, "streams_of_a_peer"),
+            (self.streams > limits.streams, "streams"),
+            (often, "streams_a_minute_of_a_peer"),
+        ):
+            if exceeded:
                 station.drop(peer, "too many streams", f"the limit is {name}")
                 await self._refuse(context, _FULL, f"too many streams: the limit is {name}")
                 return
@@ -144,7 +151,9 @@ class Listener:
     async def _refuse(self, context: Any, code: Any, reason: str, whose: str = "") -> None:
         """End a stream with a status that the other end can log."""
         if whose:
-            log.warning("refused %s from %s: %s", whose, context.peer(), reason)
+            self._refused[whose] = count = self._refused[whose] + 1
+            if count & (count - 1) == 0:  # whoever is refused may come again at once
+                log.warning("refused %s from %s: %s (%d so far)", whose, context.peer(), reason, count)
         _uncancel()
         try:
             async with asyncio.timeout(_ABORT_SECONDS):

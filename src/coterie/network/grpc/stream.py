@@ -11,7 +11,6 @@ from coterie.identity import PeerId
 from coterie.network.compression import Encoding, encodings
 from coterie.network.grpc.station import Station
 from coterie.network.grpc.wire import BYE, Hello
-from coterie.network.sending import PIECE_BYTES
 
 
 class RouteLost(Exception):
@@ -120,7 +119,7 @@ class Direct:
         async with self._lock:
             if self.ended or self.said_bye:
                 raise RouteLost(self.ended or "retired", untouched=True)
-            self._watch.set(asyncio.get_running_loop().time() + self._most_seconds)
+            self._watch.set(asyncio.get_running_loop().time() + self._station.limits.message_seconds)
             try:
                 await guarded(self._ends.write(message))
             except BrokenStream as error:
@@ -174,11 +173,6 @@ class Direct:
             self._watch.close()
             self._ends.cut(reason)
 
-    @property
-    def _most_seconds(self) -> float:
-        limits = self._station.limits
-        return limits.stall_seconds + PIECE_BYTES / limits.minimum_bytes_a_second
-
 
 class BrokenStream(Exception):
     """The network, the other end or gRPC has ended the stream."""
@@ -203,8 +197,13 @@ async def guarded(operation: Awaitable[Any]) -> Any:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error of gRPC says, in one line."""
+    """What an error of gRPC says, in one line. The details are the other end's word: it goes to logs and terminals."""
     code, details = getattr(error, "code", None), getattr(error, "details", None)
     if callable(code) and callable(details):
-        return f"{getattr(code(), 'name', code())}: {details()}"[:300]
-    return f"{type(error).__name__}: {error}"[:300]
+        return f"{getattr(code(), 'name', code())}: {printable(details() or '')}"[:300]
+    return f"{type(error).__name__}: {printable(str(error))}"[:300]
+
+
+def printable(text: str) -> str:
+    """The text with what steers a terminal, or ends a line, escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

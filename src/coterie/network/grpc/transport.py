@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from coterie.errors import IdentityError
@@ -160,14 +161,21 @@ class GrpcTransport:
 
     def set_address(self, peer: PeerId, address: str | None) -> None:
         """Where ``peer`` can be dialled: "host:port", or None for nowhere. Raises NetworkError."""
+        address = None if address is None else str(Address.parse(address))
+        wanted = peer in self._links or (address is not None and self._dialler.keeps)
+        link = self._link(peer) if wanted else None  # before it could have this address already, and not dial
         if address is None:
             self._addresses.pop(peer, None)
         else:
-            self._addresses[peer] = str(Address.parse(address))
-        if peer in self._links or (address is not None and self._dialler.keeps):
-            link = self._link(peer)
-            if link is not None:
-                link.set_address(address)
+            self._addresses[peer] = address
+        if link is not None:
+            link.set_address(address)
+
+    def limit_snapshots(self, layout: str, elements: int) -> None:
+        """From now on a snapshot of this layout, named by its hash, has so many float32 elements at most."""
+        limits = self._station.limits
+        known = {**limits.snapshot_elements, layout: elements}
+        self._station.limits = replace(limits, snapshot_elements=known)
 
     def _link(self, peer: PeerId) -> Link | None:
         """The link of a member; None for anybody else."""

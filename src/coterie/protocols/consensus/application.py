@@ -35,7 +35,7 @@ class Payload:
 
     records: Sequence[Record] = ()
     closes: bool = False
-    """Whether it closes the epoch (rule 19)."""
+    """Whether it closes the epoch (rule 19). Above height ``LAST_OPEN`` it does in any case."""
 
 
 class Application(Protocol):
@@ -57,7 +57,10 @@ class Application(Protocol):
         ...
 
     async def accepts(self, view: View, block: SharedBlock, records: tuple[Record, ...]) -> bool:
-        """Whether to vote for this block. It is well formed, signed by the leader, and follows what it should."""
+        """Whether to vote for this block. It is well formed, signed by the leader, and follows what it should.
+
+        Above height ``LAST_OPEN`` every block closes its epoch: who refuses them all there stops the chain.
+        """
         ...
 
     def final(self, block: SharedBlock, records: tuple[Record, ...]) -> None:

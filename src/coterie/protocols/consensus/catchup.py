@@ -169,7 +169,7 @@ class CatchUp:
         epoch, certificates, blocks = machine.state.epoch, list[Certificate](), list[FullSharedBlock]()
         history = None
         if (pull.epoch, pull.final) < (epoch, machine.final):
-            with suppress(LedgerError):  # what cannot be proved in one message
+            with suppress(LedgerError):  # a ledger that was damaged in an earlier epoch
                 history = ledger.blocks(pull.epoch, pull.final)
         elif pull.epoch == epoch:
             room = MOST_NEWS_BYTES

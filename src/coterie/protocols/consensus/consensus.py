@@ -298,12 +298,12 @@ class Consensus:
             self.step(steps.Judged(view.height, full.block.id))
 
     async def _draft(self, draft: steps.Draft) -> None:
-        payload = Payload() if draft.empty else await self.application.payload(self._as_told(draft.view))
+        payload = Payload() if draft.closed else await self.application.payload(self._as_told(draft.view))
         if payload is None:
             if not draft.needed:
                 return
             payload = Payload()
-        if not draft.empty:
+        if not draft.closed:
             shown = accusations(self.peer.identity, draft.view, self.evidence, self._now(), payload.records)
             payload = Payload([*payload.records, *shown], payload.closes)
         self.step(steps.Drafted(make_block(self.peer.identity, draft, payload, self._now())))

@@ -9,6 +9,7 @@ from coterie.identity.vrf import VrfKey
 from coterie.ledger.blocks import MOST_RECORDS, MOST_RECORDS_BYTES
 from coterie.ledger.records import Record
 from coterie.ledger.shared import Accusation, Evidence, FullSharedBlock, SharedBlock, closing_alpha
+from coterie.ledger.shared.blocks import LAST_OPEN
 from coterie.ledger.shared.changes import record
 from coterie.protocols.consensus import steps
 from coterie.protocols.consensus.application import Payload, View
@@ -40,8 +41,8 @@ def accusations(
 def make_block(identity: Identity, draft: steps.Draft, payload: Payload, time: int) -> FullSharedBlock:
     """The signed block. Raises LedgerError for a payload that no block can hold."""
     state, height = draft.view.state, draft.view.height
-    proof = b""
-    if payload.closes:
+    proof, closes = b"", payload.closes or not (draft.closed or height <= LAST_OPEN)
+    if closes:
         proof = VrfKey.of(identity, state.genesis).prove(closing_alpha(state.beacon, height))
     block = SharedBlock.make(
         identity,
@@ -51,8 +52,9 @@ def make_block(identity: Identity, draft: steps.Draft, payload: Payload, time: i
         parent_height=draft.parent_height,
         parent=draft.parent,
         records=[item.encode() for item in payload.records],
-        closes=payload.closes,
+        closes=closes,
         proof=proof,
+        closed=draft.closed,
         time=time,
     )
     return FullSharedBlock.of(block, payload.records)

@@ -42,6 +42,7 @@ from coterie.ledger.shared import (
 from coterie.ledger.shared.chain import check_proposer
 from coterie.ledger.shared.votes import NO_BLOCK
 from coterie.protocols.consensus import repeats, steps
+from coterie.protocols.consensus.standing import closed_by
 from coterie.protocols.consensus.tally import Tally
 from coterie.protocols.consensus.voting import Voting
 
@@ -260,7 +261,7 @@ class Simplex(Voting):
         parent = self.parent()
         chain = None if parent is None else self.chain(*parent)
         if self.votes:
-            if self.at(height).proposal is not None or any(full.block.closes for full in chain or ()):
+            if self.at(height).proposal is not None or closed_by(chain or ()):
                 self._begin()
             else:
                 self._out.append(steps.AskDue(self.view(chain or [])))
@@ -351,8 +352,7 @@ class Simplex(Voting):
             self._out.append(steps.Pull(urgent=True))
             return
         tally.drafted = True
-        closing = any(full.block.closes for full in chain)
-        self._out.append(steps.Draft(self.view(chain), *parent, empty=closing, needed=bool(chain)))
+        self._out.append(steps.Draft(self.view(chain), *parent, closed=closed_by(chain), needed=bool(chain)))
 
     def _consider(self) -> None:
         """Rule 6: put the first proposal to the application, unless there was a block vote at this height."""
@@ -365,10 +365,9 @@ class Simplex(Voting):
             self._out.append(steps.Pull(urgent=True))
             return
         tally.considered = True
-        closing = any(parent.block.closes for parent in chain)
-        if closing and (full.block.count or full.block.closes):
+        if full.block.closed != closed_by(chain):
             return  # rule 13
-        if closing or full.block.id == tally.own:
+        if full.block.closed or full.block.id == tally.own:
             self._vote("block", tally, full.block.id)
         else:
             self._out.append(steps.Judge(self.view(chain), full))

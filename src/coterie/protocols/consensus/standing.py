@@ -164,7 +164,7 @@ class Standing:
         if chain is None:
             return None
         count = next((number for number, full in enumerate(chain, 1) if full.block.closes), len(chain))
-        return tuple(chain[:count]), Finality(tuple(full.block for full in chain[count:]), certificate)
+        return tuple(chain[:count]), Finality(tuple(full.block for full in chain[count:][-1:]), certificate)
 
     def view(self, chain: Sequence[FullSharedBlock]) -> View:
         """What the application is to see."""
@@ -190,3 +190,8 @@ class Standing:
         if height not in self.tallies:
             self.tallies[height] = Tally(height)
         return self.tallies[height]
+
+
+def closed_by(chain: Sequence[FullSharedBlock]) -> bytes:
+    """Rule 13: id of the block in ``chain`` that closes the epoch, as those after it name it; empty for none."""
+    return next((full.block.id for full in chain if full.block.closes), b"")

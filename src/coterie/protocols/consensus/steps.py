@@ -124,12 +124,13 @@ class AskDue:
 
 @dataclass(frozen=True)
 class Draft:
-    """Make a block that follows ``parent``, of whatever the application has; an empty one where ``empty``."""
+    """Make a block that follows ``parent``, of what the application has; an empty one where there is a ``closed``."""
 
     view: View
     parent_height: int
     parent: bytes
-    empty: bool
+    closed: bytes
+    """Id of the block before it that closes the epoch; empty where there is none."""
     needed: bool
     """An empty one is better than none: something before it is not final yet."""
 

@@ -9,10 +9,11 @@ lies beside the expulsion does not count.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from coterie.errors import MembershipError
-from coterie.identity import Certificate, Identity, PeerId
+from coterie.identity import Certificate, Identity, PeerId, short_name
 from coterie.ledger.records import MOST_PARENTS, Record, RecordId
 from coterie.protocols.membership.graph import Node
 from coterie.protocols.membership.records import (
@@ -31,6 +32,7 @@ MOST_RECORDS = 10_000
 MOST_OF_ONE = 1000
 SKEW_MS = 600_000
 """By so much a record may be ahead of this peer's clock."""
+_log = logging.getLogger(__name__)
 
 
 class Book:
@@ -100,6 +102,13 @@ class Book:
         self._add(node)
         return "kept"
 
+    def may_widen(self, peer: PeerId) -> bool:
+        """Whether what this peer's record follows may be taken beyond its authors' shares.
+
+        Not for a stranger, one that was expelled, or one whose own share is filled: its record would only be refused.
+        """
+        return peer in self._heard() and len(self._uncited.get(peer, ())) < MOST_OF_ONE
+
     # What this peer adds
 
     def expel(self, identity: Identity, peer: PeerId, reason: str = "") -> Record:
@@ -127,9 +136,30 @@ class Book:
         return record
 
     def follow(self) -> tuple[list[RecordId], int]:
-        """The parents, and the time in ms since 1970, of a record that follows all there is here."""
-        heads = sorted(self.replay.graph.heads.values(), key=lambda node: (-node.depth, node.id))[:MOST_PARENTS]
+        """The parents, and the time in ms since 1970, of a record that follows all there is here.
+
+        What the expelled and strangers alone have followed is left out: others, who may have refused it, would have to
+        take it.
+        """
+        heads = sorted(self._heads(), key=lambda node: (-node.depth, node.id))[:MOST_PARENTS]
         return [node.id for node in heads], max([self.now(), *(node.record.time for node in heads)])
+
+    def _heads(self) -> Iterable[Node]:
+        graph, heard = self.replay.graph, self._heard()
+        if not self.membership.expelled:
+            return graph.heads.values()
+        seen = graph.nodes[0].bit
+        for node in graph.nodes:
+            if node.author in heard:
+                seen |= node.past | node.bit
+        kept = [node for node in graph.nodes if node.bit & seen]
+        followed = {parent for node in kept for parent in node.record.parents}
+        return [node for node in kept if node.id not in followed]
+
+    def _heard(self) -> set[PeerId]:
+        """Whose records may count: members, those who have left, and recovery keys."""
+        membership = self.membership
+        return {*membership.members, *membership.left, *self.replay.genesis.policy.recovery}
 
     def accept(self, records: Sequence[Record]) -> None:
         """Keep records signed elsewhere by keys that need not be members', each after those it follows.
@@ -178,4 +208,7 @@ class Book:
             if author != node.author:
                 for other in [other for other in uncited if other & node.past]:
                     del uncited[other]
-        self._uncited.setdefault(node.author, {})[node.bit] = None
+        mine = self._uncited.setdefault(node.author, {})
+        mine[node.bit] = None
+        if len(mine) == MOST_OF_ONE:
+            _log.warning("%s has filled its share of membership records: expel it", short_name(node.author))

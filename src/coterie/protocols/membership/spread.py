@@ -36,6 +36,8 @@ from coterie.protocols.peer import Peer
 MOST_IDS = 1000
 MOST_FETCHED = 64
 MOST_STEPS = 400
+ANSWER = 10.0
+"""Seconds that a member has to answer."""
 ASKS_A_SECOND = 50.0
 MOST_PULLS = 8
 TOLD = 8
@@ -191,7 +193,7 @@ class Spread:
             if not self.book.membership.is_member(partner):
                 return
             start = self._places.get(partner, 0)
-            answer = await self.peer.ask(partner, MembershipLog(start))
+            answer = await self.peer.ask(partner, MembershipLog(start), ANSWER)
             if not isinstance(answer, MembershipIds) or answer.start not in (start, 0):
                 raise MessageError("an answer about membership records is not what was asked for", where=partner)
             if answer.start != start:
@@ -217,20 +219,43 @@ class Spread:
 
     async def _take_cited(self, partner: PeerId, record: Record) -> str:
         """Take a record of which ancestors were refused here because their author has filled its share."""
-        stack = [record]
-        for _ in range(MOST_STEPS):
-            missing = self.book.replay.graph.missing(stack[-1])
-            if missing:
-                stack += await self._fetch(partner, missing[:MOST_FETCHED])
-                continue
-            cited = stack[-1].author != record.author  # nobody widens its own share
-            outcome = self.book.offer(stack.pop(), cited=cited)
-            if not stack or outcome not in ("kept", "known"):
-                return outcome
-        raise MembershipError("a record follows too much that is not here", where=record.where)
+        if not self.book.may_widen(record.author):
+            return "full"
+        lacking = await self._ancestors(partner, record)
+        for first in range(0, len(lacking), MOST_FETCHED):
+            for ancestor in await self._fetch(partner, lacking[first : first + MOST_FETCHED]):
+                cited = ancestor.author != record.author  # nobody widens its own share
+                if self.book.offer(ancestor, cited=cited) == "early":
+                    return "early"
+        outcome = self.book.offer(record)
+        if outcome == "waiting":
+            raise MembershipError("a record follows what does not come", where=record.where)
+        return outcome
+
+    async def _ancestors(self, partner: PeerId, record: Record) -> list[RecordId]:
+        """What a record follows and this peer lacks, in the order of the partner's log: each after those it follows.
+
+        The log is read backwards, many records a message. Link by link, a chain could be longer than a pull.
+        """
+        log: list[RecordId] = []
+        while record.id not in log and len(log) < MOST_RECORDS:
+            answer = await self.peer.ask(partner, MembershipLog(len(log)), ANSWER)
+            if not isinstance(answer, MembershipIds) or answer.start != len(log) or not answer.ids:
+                raise MessageError("an answer about membership records is not what was asked for", where=partner)
+            log += answer.ids
+        before = [name for name in log[: log.index(record.id)] if not self.book.has(name)] if record.id in log else []
+        wanted, found = set(self.book.replay.graph.missing(record)), list[RecordId]()
+        for end in range(len(before), 0, -MOST_FETCHED):
+            if len(found) == len(wanted):
+                break
+            for ancestor in reversed(await self._fetch(partner, before[max(0, end - MOST_FETCHED) : end])):
+                if ancestor.id in wanted:
+                    found.append(ancestor.id)
+                    wanted |= set(self.book.replay.graph.missing(ancestor))
+        return found[::-1]
 
     async def _fetch(self, partner: PeerId, ids: list[RecordId]) -> list[Record]:
-        answer = await self.peer.ask(partner, MembershipFetch(tuple(ids)))
+        answer = await self.peer.ask(partner, MembershipFetch(tuple(ids)), ANSWER)
         if not isinstance(answer, MembershipRecords):
             raise MessageError("an answer about membership records is not what was asked for", where=partner)
         try:

@@ -2,7 +2,8 @@
 
 In ``state/trainings/NAME-HASH/`` of a home lie ``contract``, the training's name, ``charter``, what the chain begins
 with, and ``chain.sqlite``, the chain. Name and federation give the chain's genesis; beyond what any shared chain's
-audit checks, the records must be those of merges that the rules allow (``state``).
+audit checks, the records must be those of merges that the rules allow (``state``), and no leave one of a site that has
+checked in since.
 
 What cannot be seen, beside what the chain's audit says: that the member who convened the training, and has signed the
 charter, told others of another one. Compare the charter's id with what other sites have.
@@ -13,12 +14,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from coterie.errors import LedgerError
+from coterie.identity import PeerId as Key
 from coterie.identity import short_name
 from coterie.ledger.auditing import counted, printable
 from coterie.ledger.records import Record
-from coterie.ledger.shared import Charter, Checkpoint, audit_shared, describe_shared
+from coterie.ledger.shared import Charter, Checkpoint, Leave, audit_shared, describe_shared
 from coterie.ledger.shared.changes import read as read_change
 from coterie.protocols.swarm import state as rules
+from coterie.protocols.swarm.joins import is_back
 from coterie.protocols.swarm.records import CHECK_IN, MERGE, Agreed, chain_genesis
 
 TRAININGS = Path("state", "trainings")
@@ -74,8 +77,10 @@ class MergeJudge:
                 self._check_ins.append(record)
             elif record.kind == MERGE:
                 self._merge(chain, record)
-            elif read_change(record, chain.genesis) is None:
+            elif (change := read_change(record, chain.genesis)) is None:
                 return "it does not belong into a training"
+            elif isinstance(change.says, Leave):
+                self._leave(chain, change.author, change.says)
         except LedgerError as error:
             return error.what
         return ""
@@ -90,6 +95,12 @@ class MergeJudge:
         rules.require_merge(state, found, agreed, chain.voters, lambda key: True)
         self.merges, self.models = self.merges + 1, self.models + len(found.check_ins)
         self._state = rules.after(state, found, agreed, chain.voters, (chain.epoch, 0))
+
+    def _leave(self, chain: Checkpoint, author: Key, leave: Leave) -> None:
+        if self._state is None or self._state.epoch != chain.epoch + 1:
+            raise LedgerError("a leave is recorded before a merge")
+        if is_back(author, leave, self._state.checked_in):
+            raise LedgerError("a site would leave that has checked in since")
 
 
 def _read(path: Path) -> bytes:

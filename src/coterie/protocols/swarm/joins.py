@@ -5,14 +5,18 @@ they are recorded. A leave forks nothing, whatever the quorum: epochs follow eac
 vote in them. It never makes it harder to decide for those who stay, as a majority of fewer is not more. It is not
 recorded where the voters would become fewer than the rule needs, nor by an honest leader once the member is back. One
 that comes back later takes part at once, and votes again when its key is free: ``LASTS`` merges later, as long as an
-old consent could be used.
+old consent or leave could be used.
 
 Threat model. With two thirds, liars must be below a third of those who stay: when honest sites leave, that is fewer. A
-leader that lies may record a leave although its author is back, for up to ``LASTS`` merges; its vote is then gone until
-its key is free.
+leader that lies may record a leave, which nobody has recorded, of a site that is back; not once a check-in of that site
+for a later merge than the next when it left has been merged. That is seen from the chain alone, by voters and audits.
+Whom a voter hears decides nothing: a member could tell leaders that it leaves and all others that it stays, and no
+merge would get their votes. A leave of an earlier membership is out of date before its author's key is free.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -54,8 +58,11 @@ def make_leave(identity: Identity, genesis: bytes, epoch: int, time: int) -> byt
     return record(identity, Leave(genesis=genesis, until=epoch + LASTS), time).encode()
 
 
-def read_leave(data: bytes, genesis: bytes, author: Key, epoch: int) -> Record | None:
-    """The leave of ``author`` in ``data``, checked; None where it is none that may be recorded in this epoch."""
+def read_leave(data: bytes, genesis: bytes, author: Key, epoch: int, checked_in: Mapping[Key, int]) -> Record | None:
+    """The leave of ``author`` in ``data``, checked; None where it is none that may be recorded in this epoch.
+
+    ``checked_in``: as ``is_back`` takes it.
+    """
     if not data:
         return None
     try:
@@ -63,8 +70,18 @@ def read_leave(data: bytes, genesis: bytes, author: Key, epoch: int) -> Record |
         change = read_change(found, genesis)
     except LedgerError:
         return None
-    good = change is not None and isinstance(change.says, Leave) and epoch <= change.says.until <= epoch + LASTS
-    return found if good and found.author == author else None
+    if change is None or not isinstance(change.says, Leave) or change.author != author:
+        return None
+    in_time = epoch <= change.says.until <= epoch + LASTS
+    return found if in_time and not is_back(author, change.says, checked_in) else None
+
+
+def is_back(author: Key, leave: Leave, checked_in: Mapping[Key, int]) -> bool:
+    """Whether a leave is of no use any more: its author has checked in for a merge after the one that came next then.
+
+    ``checked_in``: the last merge that each site's check-in went into, that of the leave's own block counted.
+    """
+    return checked_in.get(author, -1) > leave.until - LASTS
 
 
 def may_leave(rule: QuorumRule, left: int) -> bool:

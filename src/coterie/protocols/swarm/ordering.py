@@ -49,17 +49,16 @@ class Ordering:
         best = self._training.best()
         if best is None or best.found.merge.epoch != view.epoch or view.ancestors:
             return None
-        return Payload([*best.records, *self._changes()], closes=True)
+        return Payload([*best.records, *self._changes(best.found)], closes=True)
 
     async def accepts(self, view: View, block: SharedBlock, records: tuple[Record, ...]) -> bool:
         training = self._training
         try:
             found = rules.read_block(records, training.genesis)
-            rules.require_changes(records, training.ledger.chain.state, self._is_admitted)
-            if found is None:
-                return not block.closes
-            if not block.closes or view.ancestors:
+            if found is None or not block.closes or view.ancestors:
                 return False
+            since, state = rules.checked_in(training.state, found), training.ledger.chain.state
+            rules.require_changes(records, state, self._is_admitted, since)
             self.require(found)
         except LedgerError as error:
             proposer = training.peer_of(block.proposer) or block.proposer
@@ -221,9 +220,9 @@ class Ordering:
         """Whether it is a member of the federation now: of those who vote, one may have been one."""
         return self._training.peer_of(key) is not None
 
-    def _changes(self) -> list[Record]:
+    def _changes(self, merge: MergeBlock) -> list[Record]:
         """Joins of members that would vote, leaves, and removals of voters that are no members any more."""
-        training = self._training
+        training, since = self._training, rules.checked_in(self._training.state, merge)
         state, now, found = training.ledger.chain.state, training.now(), []
         locked = {entry.key for entry in state.locked}
         for key in sorted(training.roll.heard):
@@ -239,7 +238,7 @@ class Ordering:
                 found.append(change_record(training.peer.identity, removal, now))
                 left -= 1
         for key in sorted(training.roll.heard):
-            leave = read_leave(training.roll.heard[key].beat.leave, training.genesis, key, state.epoch)
+            leave = read_leave(training.roll.heard[key].beat.leave, training.genesis, key, state.epoch, since)
             if leave is not None and key in state.following and may_leave(state.rule, left - 1):
                 found.append(leave)
                 left -= 1

@@ -154,7 +154,7 @@ def _read(record: Record, kind: str, form: type[Says], genesis: bytes) -> Says:
     try:
         says = msgspec.msgpack.decode(record.body, type=form)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise LedgerError(f"it does not say what a {kind} does: {error}", where=record.where) from None
+        raise LedgerError(f"it does not say what a {kind} does: {str(error)[:200]!a}", where=record.where) from None
     if says.genesis != genesis:
         raise LedgerError("a record of another training", where=record.where)
     return says

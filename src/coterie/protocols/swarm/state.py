@@ -11,7 +11,7 @@ what sites say of themselves - base, samples, loss, metric.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -23,7 +23,7 @@ from coterie.ledger.shared import Checkpoint, Join, Leave, Removal, Voters
 from coterie.ledger.shared.changes import read as read_change
 from coterie.protocols.swarm.checkin import CheckIn, Contribution, Mode, contribution
 from coterie.protocols.swarm.interval import Bounds, Interval, adapted
-from coterie.protocols.swarm.joins import may_leave
+from coterie.protocols.swarm.joins import is_back, may_leave
 from coterie.protocols.swarm.leader import lead_order, turns_after
 from coterie.protocols.swarm.records import (
     CHECK_IN,
@@ -67,6 +67,8 @@ class State(msgspec.Struct, frozen=True):
     over: bool = False
     parts: dict[Key, PartRecord] = {}
     """Of the last merge."""
+    checked_in: dict[Key, int] = {}
+    """The last merge that each site's check-in went into."""
 
 
 class MergeBlock(NamedTuple):
@@ -119,12 +121,18 @@ def require_merge(
         _part(state, check_in)
 
 
-def require_changes(records: Sequence[Record], chain: Checkpoint, is_member: Callable[[Key], bool]) -> None:
-    """Raise LedgerError for other records than merges bring, joins of strangers, removals of members, and leaves after
-    which too few would vote, or without a merge. ``chain``: what the epoch began with."""
-    gone, leaves = set[Key](), False
+def require_changes(
+    records: Sequence[Record], chain: Checkpoint, is_member: Callable[[Key], bool], checked_in: Mapping[Key, int]
+) -> None:
+    """Raise LedgerError for other records than merges bring, joins of strangers, removals of members, and leaves: after
+    which too few would vote, before the merge, or of who is back.
+
+    ``chain``: what the epoch began with; ``checked_in``: with the check-ins among ``records``.
+    """
+    gone, leaves, merged = set[Key](), False, False
     for record in records:
         if record.kind in (CHECK_IN, MERGE):
+            merged = merged or record.kind == MERGE
             continue
         change = read_change(record, chain.genesis)
         if change is None:
@@ -133,12 +141,21 @@ def require_changes(records: Sequence[Record], chain: Checkpoint, is_member: Cal
             raise LedgerError("one that is no member, or with more than one vote, would vote", where=record.where)
         if isinstance(change.says, Removal) and is_member(change.says.key):
             raise LedgerError("a member would be removed", where=record.where)
+        if isinstance(change.says, Leave) and not merged:
+            raise LedgerError("a leave is recorded before a merge", where=record.where)
+        if isinstance(change.says, Leave) and is_back(change.author, change.says, checked_in):
+            raise LedgerError("a site would leave that has checked in since", where=record.where)
         if isinstance(change.says, Leave | Removal):
             leaves = leaves or isinstance(change.says, Leave)
             gone.add(change.author if isinstance(change.says, Leave) else change.says.key)
     left = sum(voter.key not in gone for voter in chain.following.members)
-    if leaves and not (may_leave(chain.rule, left) and any(record.kind == MERGE for record in records)):
+    if leaves and not may_leave(chain.rule, left):
         raise LedgerError(f"voters would leave, and {left} remain")
+
+
+def checked_in(state: State, found: MergeBlock) -> dict[Key, int]:
+    """The last merge that each site's check-in went into, once this one is final."""
+    return {**state.checked_in, **{check_in.author: found.merge.epoch for check_in in found.check_ins}}
 
 
 def contributions(state: State, found: Sequence[CheckInRecord], leader: Key, agreed: Agreed) -> list[Contribution]:
@@ -178,6 +195,7 @@ def after(state: State, found: MergeBlock, agreed: Agreed, voters: Voters, stand
             check_in.author: PartRecord(one.serial, part.weight / total, one.loss, one.metric, one.epochs, one.finished)
             for check_in, one, part in zip(found.check_ins, says, parts, strict=True)
         },
+        checked_in=checked_in(state, found),
     )
 
 

@@ -10,12 +10,12 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from coterie.errors import CoterieError, DataError, OutputError, SpecError
 from coterie.runtime.results import Result
+from coterie.runtime.run_files import writing
 
 SCHEMA = "coterie.cells/2"
 _CUT = 160
@@ -32,7 +32,7 @@ class Journal:
         """
         self.path = path
         self.results: dict[tuple[str, int], Result] = {}
-        with self._writing():
+        with writing(self.path):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             self._lock()
@@ -54,7 +54,7 @@ class Journal:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-        with self._writing():
+        with writing(self.path):
             while line:
                 line = line[os.write(self._descriptor, line) :]
             os.fsync(self._descriptor)
@@ -70,7 +70,7 @@ class Journal:
             ) from None
 
     def _read(self, definition: Mapping[str, Any]) -> None:
-        with self._writing():
+        with writing(self.path):
             content = self.path.read_bytes()
             whole = content.rfind(b"\n") + 1
             if whole < len(content):
@@ -107,17 +107,6 @@ class Journal:
                 where=str(self.path.parent),
                 remedy="Go on with what it was begun with, or name another directory with --out.",
             )
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(
-                f"cannot be written: {error.strerror or error}",
-                where=str(self.path),
-                remedy="Check the free space and the permissions, or name another place with --out.",
-            ) from error
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

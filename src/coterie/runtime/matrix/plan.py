@@ -117,8 +117,8 @@ def run_key(spec: Spec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def plan(spec: Spec, seeds: Sequence[int] | None = None) -> Plan:
-    """The runs that the ``[matrix]`` of ``spec`` asks for, over ``seeds`` or those of the spec.
+def plan(spec: Spec) -> Plan:
+    """The runs that the ``[matrix]`` of ``spec`` asks for, over its seeds.
 
     Raises SpecError, naming the entry, for anything that is wrong in any of them.
     """
@@ -127,9 +127,6 @@ def plan(spec: Spec, seeds: Sequence[int] | None = None) -> Plan:
         raise SpecError(
             "there is no table [matrix]", where="matrix", remedy='Add [matrix] with rules = ["metropolis", ...].'
         )
-    chosen = spec.seeds if seeds is None else tuple(seeds)
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise SpecError("seeds must be one or more different numbers", where="seeds", remedy="Name each seed once.")
     rules, attacks = (
         _entries(table.rules, "rules", "aggregation.rule"),
         _entries(table.attacks, "attacks", "attack.kind"),
@@ -155,7 +152,7 @@ def plan(spec: Spec, seeds: Sequence[int] | None = None) -> Plan:
             _panel(builder, base, split.label, fraction, rules, references, attacks)
             for fraction in _fractions(table, attacks)
         ]
-    return Plan(spec, tuple(panels), builder.runs, chosen, datasets, builder.plugins)
+    return Plan(spec, tuple(panels), builder.runs, spec.seeds, datasets, builder.plugins)
 
 
 def _fractions(table: MatrixTable, attacks: Sequence[_Entry]) -> list[float] | list[None]:

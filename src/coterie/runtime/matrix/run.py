@@ -60,8 +60,8 @@ def run_matrix(
     """
     if jobs is not None and jobs < 1:
         raise SpecError(f"{jobs} processes cannot do anything", where="jobs", remedy="Name 1 or more.")
-    checked = specs.load(spec, sets)
-    planned = plan(checked, seeds)
+    checked = specs.load(spec, sets, seeds)
+    planned = plan(checked)
     for one in planned.datasets.values():
         data.load(one.dataset, data_dir)  # what is wrong with it is better found now; each process loads its own
     shown = progress or MatrixProgress(quiet=True)

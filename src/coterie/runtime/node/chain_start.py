@@ -23,8 +23,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from coterie.errors import CoterieError, LedgerError, OutputError
-from coterie.files import write_file
+from coterie.errors import CoterieError, LedgerError
+from coterie.files import write_file, writing
 from coterie.identity import PeerId, is_vrf_key, short_name
 from coterie.identity.vrf import VrfKey
 from coterie.ledger.encoding import Hash, Height
@@ -204,11 +204,5 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    try:
+    with writing(path, "what the shared chain starts from"):
         write_file(path, content)
-    except OSError as error:
-        raise OutputError(
-            f"what the shared chain starts from cannot be written: {error.strerror or error}",
-            where=str(path),
-            remedy="Make room, or check the permissions.",
-        ) from None

@@ -16,11 +16,16 @@ import msgspec
 
 from coterie.errors import LedgerError, MessageError
 from coterie.identity import PeerId, short_name
-from coterie.ledger import FullBlock, Head, LedgerStore, PeerLedger, Record, Request, requests
+from coterie.ledger import Equivocation, FullBlock, Head, LedgerStore, PeerLedger, Record, Request, requests
 from coterie.network import Message, message
 from coterie.protocols import Peer
+from coterie.protocols.allowance import Allowance
 
 MOST_HEADS = 2000
+MOST_CHAIN_BYTES = 64 << 20
+"""Of another's chain, about: what it adds beyond that is not taken. A round of an honest one takes some 500 bytes."""
+_ASKS_A_SECOND, _BURST = 20.0, 500.0
+"""Of one member, answered: a look at all chains asks once a chain."""
 _MOST_BLOCKS = 256
 _STEPS = 64
 _EVERY = 20.0
@@ -63,7 +68,10 @@ class Chains:
 
     def __init__(self, peer: Peer, store: LedgerStore, own: PeerLedger, members: Callable[[], set[PeerId]]) -> None:
         self._peer, self._store, self._own, self._members = peer, store, own, members
-        self._evidence: set[PeerId] = set()
+        self._evidence: dict[PeerId, Equivocation] = {}
+        self._recovered = False
+        self._full: set[PeerId] = set()
+        self._allowance = Allowance(_ASKS_A_SECOND, _BURST)
         peer.handle(ChainHeadsAsk, self._on_heads)
         peer.handle(ChainAsk, self._on_ask)
 
@@ -78,6 +86,9 @@ class Chains:
     async def recover(self, others: list[PeerId]) -> None:
         """At a start: whatever of the own chain others have and this node has lost."""
         await asyncio.gather(*(self.pull(other) for other in others))
+        self._recovered = True
+        for evidence in self._evidence.values():
+            self._accuse(evidence)
 
     async def pull(self, other: PeerId) -> None:
         """Take what ``other`` has and this node lacks. Whatever is wrong ends it, and is counted against it."""
@@ -86,8 +97,9 @@ class Chains:
                 (answer,) = await self._peer.ask_all([other], ChainHeadsAsk(), _ANSWER)
                 if not isinstance(answer, ChainHeads):
                     return
-                wanted = requests(self._store.heads(), answer.heads, self._members())
-                if not await self._fetch(other, wanted):
+                authors = self._wanted()
+                wanted = requests(self._store.heads(), answer.heads, authors)
+                if not await self._fetch(other, wanted, authors):
                     return
         except LedgerError as error:
             self._peer.metrics.dropped(other, error)
@@ -108,21 +120,37 @@ class Chains:
                     return True
         return False
 
-    async def _fetch(self, other: PeerId, wanted: tuple[Request, ...]) -> bool:
+    def _wanted(self) -> set[PeerId]:
+        """Whose chains are taken: not those of members that fill others' disks."""
+        authors = self._members()
+        full = {a for a in authors if a != self._peer.id and self._store.nbytes(a) >= MOST_CHAIN_BYTES}
+        for author in sorted(full - self._full):
+            _log.warning("the chain of %s is longer than is kept of one: no more of it is taken", short_name(author))
+        self._full |= full
+        return authors - full
+
+    async def _fetch(self, other: PeerId, wanted: tuple[Request, ...], authors: set[PeerId]) -> bool:
         """Whether anything new came."""
         taken = 0
         for request in wanted:
             (answer,) = await self._peer.ask_all([other], ChainAsk(request), _ANSWER)
             if not isinstance(answer, ChainBlocks):
                 return False
-            received = self._store.receive(answer.blocks, self._members())
+            received = self._store.receive(answer.blocks, authors)
             taken += received.taken
             for evidence in received.evidence:
                 if evidence.author not in self._evidence:
-                    self._evidence.add(evidence.author)
+                    self._evidence[evidence.author] = evidence
                     _log.warning("%s has signed two blocks for one height", short_name(evidence.author))
-                    self._own.append("equivocation", {"author": evidence.author, "evidence": evidence.encode().hex()})
+                    if self._recovered:  # before that, a block of ours might contradict one that was lost here
+                        self._accuse(evidence)
         return taken > 0
+
+    def _accuse(self, evidence: Equivocation) -> None:
+        try:
+            self._own.append("equivocation", {"author": evidence.author, "evidence": evidence.encode().hex()})
+        except LedgerError as error:
+            _log.error("evidence is not on disk: %s", error)
 
     def _on_heads(self, sender: PeerId, question: ChainHeadsAsk) -> ChainHeads:
         self._require_member(sender)
@@ -137,3 +165,5 @@ class Chains:
     def _require_member(self, sender: PeerId) -> None:
         if sender not in self._members():
             raise MessageError("one that is no member asked for chains", where=sender)
+        if not self._allowance.take(sender, self._peer.clock.time()):
+            raise MessageError("a member asks for chains too often", where=sender)

@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 from coterie.data import Dataset
 from coterie.errors import NodeError
@@ -32,7 +33,7 @@ def begin_ledger(folder: Path, genesis: Record, records: Iterable[Record] = ()) 
 
 
 class Charter:
-    """The store and the book over it. Close it when done."""
+    """The store and the book over it. A context manager, or close it when done."""
 
     def __init__(self, folder: Path, federation: str) -> None:
         """Raises NodeError where the ledger does not hold the genesis record, LedgerError where it cannot be read."""
@@ -50,6 +51,12 @@ class Charter:
 
     def close(self) -> None:
         self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def genesis(self) -> Genesis:
@@ -113,10 +120,10 @@ class Charter:
         """Whether this peer is in, now."""
         return peer in self.membership.members
 
-    def members(self, version: int) -> Members:
+    def members(self) -> Members:
         """Who may connect."""
         certificates = [held for member in self.membership.members.values() for held in member.certificates]
-        return Members.of(self.store.genesis, certificates, version, self.membership.left)
+        return Members.of(self.store.genesis, certificates, self.membership.left)
 
     def _keep(self, record: Record) -> None:
         self.store.put_record(record)

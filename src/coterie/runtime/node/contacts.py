@@ -54,7 +54,7 @@ class Contacts:
             is_member=charter.membership_has,
             dht=dht,
             endpoints=[Address.parse(text) for text in self.endpoints()],
-            contacts=[(Address.parse(text), None) for text in table.contacts],
+            contacts=[Address.parse(text) for text in table.contacts],
             book_path=path,
         )
         if table.listen is not None and not self.endpoints():
@@ -108,7 +108,7 @@ class Contacts:
             return None
         self._dialled[peer] = now
         candidates = self._book.candidates(peer)
-        owners = [await owner_of(address, self._charter.members(0)) for address in candidates[:2]]
+        owners = [await owner_of(address, self._charter.members()) for address in candidates[:2]]
         return Reach(peer in owners)
 
     @property
@@ -118,7 +118,7 @@ class Contacts:
 
     async def at_door(self, peers: Sequence[PeerId]) -> list[PeerId]:
         """Which of these show their certificates where they are known to listen: dialled, and not met, they refuse."""
-        known, members = [peer for peer in peers if self._book.candidates(peer)], self._charter.members(0)
+        known, members = [peer for peer in peers if self._book.candidates(peer)], self._charter.members()
         owners = await asyncio.gather(*(owner_of(self._book.candidates(peer)[0], members) for peer in known))
         return [peer for peer, owner in zip(known, owners, strict=True) if owner == peer]
 
@@ -154,7 +154,7 @@ class Contacts:
 
     async def _probe(self, address: Address) -> None:
         """Whose is an address that somebody named without a name?"""
-        owner = await owner_of(address, self._charter.members(0))
+        owner = await owner_of(address, self._charter.members())
         self._discovery.dialled(address, None, owner)
         if owner is not None and owner != self._identity.id:
             _log.info("found %s at %s", short_name(owner), address)

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from coterie.errors import CoterieError, LedgerError, MessageError
+from coterie.errors import CoterieError, LedgerError, MessageError, NodeError
 from coterie.identity import PeerId, TransportKey, short_name
 from coterie.ledger import PeerLedger
 from coterie.network import Frame
@@ -37,8 +37,9 @@ from coterie.runtime.node.home import Home
 from coterie.runtime.node.messages import ReachAsk, Standing
 from coterie.runtime.node.metrics import NodeMetrics
 from coterie.runtime.node.metrics_port import MetricsPort
-from coterie.runtime.node.newcomer import new_peer
+from coterie.runtime.node.newcomer import Refusals, new_peer
 from coterie.runtime.node.part import Part
+from coterie.runtime.node.renewing import require_heard
 from coterie.runtime.node.shared import NodeChain
 from coterie.runtime.node.store import FileStore, clear_leftovers
 from coterie.runtime.work.memory import Arena, SharedMemory
@@ -132,7 +133,7 @@ class Node:
         """Conversations beside the node's own, by the line of their codec."""
         self.layouts: dict[str, int] = {}
         """Of snapshots that are let in: float32 elements at most, by the layout's hash."""
-        self._version = 0
+        self.refusals = Refusals()
         self.dropped = Counter[PeerId]()
         """Frames that the transport refused, by sender."""
         self.reasons = Counter[str]()
@@ -141,13 +142,15 @@ class Node:
     async def run(self) -> None:
         """Until stopped, by a signal or a command. Raises a CoterieError for what keeps it from starting."""
         with self.home.locked(), contextlib.ExitStack() as closing:
-            self.charter = Charter(self.home.path, self.table.federation)
-            closing.callback(self.charter.close)
+            self.charter = closing.enter_context(Charter(self.home.path, self.table.federation))
             self._require_in()
             if self.charter.store.damage is not None:
                 _log.warning("%s", self.charter.store.damage)
             async with contextlib.AsyncExitStack() as ending:
-                await self._serve(closing, ending)
+                chains = await self._meet_others(closing, ending)
+                await self._let_in(closing, ending)
+                self._say_where()
+                await self._work(chains)
             _log.info("stopped")
 
     def _require_in(self) -> None:
@@ -158,17 +161,17 @@ class Node:
         """End soon and well."""
         self._stop.set()
 
-    async def _serve(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> None:
-        identity, transport_key = self.identity, self.home.transport
+    async def _meet_others(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> Chains:
+        """Open the transport, and make whoever talks over it; the chains that are kept with the others."""
+        identity, self.transport_key = self.identity, self.home.transport
         if layout := self.charter.genesis.layout:
             self.layouts[layout.hex()] = _MOST_ELEMENTS
-        self.transport_key = transport_key
         self.metrics_port = MetricsPort(self, self.table.metrics) if self.table.metrics is not None else None
         limits = Limits(snapshot_elements=self.layouts)
         self.transport = GrpcTransport(
             identity,
-            transport_key,
-            self.charter.members(self._version),
+            self.transport_key,
+            self.charter.members(),
             self._receive,
             limits,
             listen=self.table.listen,
@@ -177,7 +180,7 @@ class Node:
         )
         own = PeerLedger(identity, self.charter.store)
         ledger = _Ledger(own)
-        self.peer = new_peer(identity.id, self.transport, ledger)
+        self.peer = new_peer(identity.id, self.transport, ledger, self.refusals)
         self.peer.identity = identity
         ledger.chains = chains = Chains(self.peer, self.charter.store, own, self.charter.ever_members)
         self.part = self._takes_part(
@@ -191,12 +194,16 @@ class Node:
         ending.push_async_callback(self.transport.close)
         await self.transport.start()
         self.contacts = Contacts(self.home, self.table, identity, self.charter, self.peer, self.transport)
+        return chains
+
+    async def _let_in(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> None:
+        """Open the ports for newcomers and for Prometheus, and the owner's socket."""
         memory = SharedMemory()
         closing.callback(memory.close)
         clear_leftovers(self.home.path / "state")
         self.issues = Issues(FileStore(self.home.path / "state", Arena(memory, 1, 1), ""), now_ms)
-        self.host = Host(identity, self.charter.book, self.issues, now_ms, self._brief)
-        self.join_port = await self._open_join_port(transport_key)
+        self.host = Host(self.identity, self.charter.book, self.issues, now_ms, self._brief)
+        self.join_port = await self._open_join_port()
         if self.join_port is not None:
             ending.push_async_callback(self.join_port.close)
         if self.metrics_port is not None:
@@ -205,13 +212,18 @@ class Node:
         control = ControlServer(self.home.socket, Commands(self).all)
         ending.push_async_callback(control.close)
         await control.start()
-        name = short_name(identity.id)
+
+    def _say_where(self) -> None:
+        name, own = short_name(self.identity.id), self.identity.id
         where = f"listens at port {self.transport.port}" if self.transport.port else "dials out only"
-        _log.info("%s (%s) %s", name, identity.id, where)
+        _log.info("%s (%s) %s", name, own, where)
         if self.join_port is not None:
             _log.info("newcomers may knock at port %s", self.join_port.port)
         if self.table.listen is None and not self.contacts.knows_anybody:
             _log.warning("it only dials out, and knows no member's address: set contacts in node.toml")
+
+    async def _work(self, chains: Chains) -> None:
+        """All parts at once, until the node is stopped."""
         tasks = [
             asyncio.create_task(work, name=title)
             for title, work in (
@@ -269,17 +281,16 @@ class Node:
 
     def _on_membership(self) -> None:
         """Somebody came, went, or has a new certificate."""
-        self._version += 1
         before, self._known = self._known, self.charter.membership
         tell_of_changes(before, self._known)
-        self.transport.set_members(self.charter.members(self._version))
+        self.transport.set_members(self.charter.members())
         self.contacts.members_changed()
         self.part.members_changed()
 
-    async def _open_join_port(self, transport_key: TransportKey) -> JoinPort | None:
+    async def _open_join_port(self) -> JoinPort | None:
         if self.table.join is None:
             return None
-        port = JoinPort(transport_key, self.host.answer, self.table.join)
+        port = JoinPort(self.transport_key, self.host.answer, self.table.join)
         await port.start()
         return port
 
@@ -288,11 +299,18 @@ class Node:
         while True:
             left = self.home.transport.certificate.ends - datetime.datetime.now(datetime.UTC)
             if left < _RENEW_BEFORE and self.identity.id in self.charter.membership.members:
-                await self.renew_certificate()
+                try:
+                    await self.renew_certificate()
+                except NodeError as error:
+                    _log.error("the certificate ends in %d days and is not renewed: %s", left.days, error)
             await asyncio.sleep(_RENEW_LOOK)
 
     async def renew_certificate(self) -> None:
-        """Announce a new one, wait until members have heard, and use it. Open invitations name the old one, and end."""
+        """Announce a new one, wait until members have heard, and use it. Open invitations name the old one, and end.
+
+        Raises NodeError where they would not hear, or not believe it.
+        """
+        await require_heard(self)
         fresh = TransportKey.new(self.identity)
         self.charter.book.renew(self.identity, fresh.certificate)
         await asyncio.sleep(_HEARD)

@@ -65,9 +65,6 @@ def _others(home: Home, look: Callable[[Charter], None] = lambda charter: None) 
         return [member["name"] for member in members if not member["this"]]
     except NodeError:
         pass
-    charter = Charter(home.path, home.table.federation)
-    try:
+    with Charter(home.path, home.table.federation) as charter:
         look(charter)
         return [member.name for peer, member in charter.membership.members.items() if peer != home.identity.id]
-    finally:
-        charter.close()

@@ -134,12 +134,9 @@ def _certificate(home: Home) -> str:
 
 
 def _ledger(home: Home) -> str:
-    charter = Charter(home.path, home.table.federation)
-    try:
+    with Charter(home.path, home.table.federation) as charter:
         charter.require_in(home.identity.id, home.path)
         return f"{len(charter.membership.members)} members"
-    finally:
-        charter.close()
 
 
 def _disk(path: Path) -> Check:

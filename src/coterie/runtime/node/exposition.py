@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -88,13 +87,12 @@ class Exposition(Collector):
 
     def _refused(self) -> Iterator[Metric]:
         node = self._node
-        found = node.reasons + Counter[str](getattr(node.peer.metrics, "reasons", {}))
+        found = node.reasons + node.refusals.reasons
         reasons = Total("coterie_refused", "Frames and vectors refused, by reason.", labels=("reason",))
         for reason, count in found.most_common(_REASONS):
             reasons.add_metric((reason,), count)
         yield reasons
-        refused = Counter[str](getattr(node.peer.metrics, "refused", {}))
-        refused.update(node.dropped)
+        refused = node.dropped + node.refusals.refused
         senders = Total("coterie_refused_of_member", "The same, by sender.", labels=("member",))
         for peer in node.charter.membership.members:
             if peer in refused:

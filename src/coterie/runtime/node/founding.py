@@ -262,15 +262,12 @@ def found_run(
 
 
 def _admit_all(founder: Home, newcomers: Sequence[Home], names: Sequence[str]) -> tuple[Record, list[Record]]:
-    charter = Charter(founder.path, founder.table.federation)
-    try:
-        book: Book = charter.book
+    with Charter(founder.path, founder.table.federation) as charter:
+        book = charter.book
         for home, name in zip(newcomers, names, strict=True):
             book.add(book.draft(founder.identity, _admission(founder.identity.id, home, name, book)))
         records = [node.record for node in book.log(0, book.size)]
         return book.replay.graph.genesis, records
-    finally:
-        charter.close()
 
 
 def _admission(inviter: PeerId, home: Home, name: str, book: Book) -> Admission:

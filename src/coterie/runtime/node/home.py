@@ -160,8 +160,8 @@ class Home:
             return None
 
     def save_spec(self, text: str, signature: bytes) -> None:
-        write_file(self.path / "spec.toml", text.encode())
         write_file(self.path / "spec.sig", signature)
+        write_file(self.path / "spec.toml", text.encode())
 
     @property
     def spec(self) -> Spec:

@@ -46,11 +46,8 @@ def outlook(path: Path) -> Outlook:
         return Outlook(True, status["founder"] == status["peer"], status["quorum"])
     except NodeError:
         pass
-    charter = Charter(home.path, home.table.federation)
-    try:
+    with Charter(home.path, home.table.federation) as charter:
         return Outlook(False, charter.membership.founder == home.identity.id, charter.genesis.policy.quorum)
-    finally:
-        charter.close()
 
 
 async def leave(node: Node) -> dict[str, Any]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from coterie.adversary import Attacker, falsifies
+from coterie.adversary import malicious_learner
 from coterie.identity import PeerId
 from coterie.protocols import Neighbourhood, Peer, Topology
-from coterie.registry import guarded
 from coterie.runtime.node.metrics import NodeMetrics
 from coterie.runtime.node.site import Site
 from coterie.runtime.results import PeerMetrics
+from coterie.runtime.work.protocol import live
 from coterie.seeds import stdlib_random
 from coterie.spec import Spec
 
@@ -56,16 +55,14 @@ class Life:
                 lambda: peer.clock.time() - begun,
                 lambda: peer.transport.bytes_sent,
                 self.on_record,
+                peer.metrics,
             ),
         )
         self.take_in(self.ids)
         peer.learner, peer.store, peer.metrics = learner, self.site.store, self.metrics
         peer.random, peer.returned, peer.meet = self._random(0), returned, self._meet
-        attack = spec.choices.get("attack")
-        publishes = spec.protocol.component.traits.get("publishes", True)
-        if own in self.attackers and publishes and attack is not None and falsifies(attack.component) == "own":
-            traits = attack.component.traits
-            peer.learner = Attacker(peer, learner, self.attackers, sees_others=traits.get("sees_others", not traits))
+        if own in self.attackers:
+            peer.learner = malicious_learner(spec, peer, learner, self.attackers)
 
     def take_in(self, ids: Sequence[PeerId]) -> None:
         """Other members have some of the numbers now: a successor goes on where its predecessor was."""
@@ -74,11 +71,8 @@ class Life:
 
     async def run(self) -> None:
         """To the end of the protocol. Raises what went wrong in it; PluginError for a user's own."""
-        protocol = self.spec.protocol
         await self.site.learner.reset()
-        with guarded(protocol.component, f"federation.protocol at {self.peer.id[:12]}"):
-            life: Awaitable[Any] = protocol(self.peer, self.spec.federation.rounds)
-            await life
+        await live(self.spec, self.peer)
 
     async def _meet(self, round: int) -> None:
         every = self.spec.run.checkpoint_every

@@ -10,7 +10,8 @@ from coterie.network import Message, message
 
 MOST_SPEC_BYTES = 1 << 18
 Round = Annotated[int, msgspec.Meta(ge=-1, lt=1 << 32)]
-State = Annotated[str, msgspec.Meta(max_length=16)]
+State = Annotated[str, msgspec.Meta(pattern=r"\A[a-z]{1,16}\Z")]
+"""It is shown in the others' status and logs as it is."""
 
 
 @message

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from coterie.errors import CoterieError
+from coterie.errors import CoterieError, MessageError
 from coterie.identity import PeerId
 from coterie.protocols import Mixed
-from coterie.runtime.node.newcomer import count_refusal
+from coterie.protocols.interfaces import Metrics
 from coterie.runtime.results import PeerMetrics
 from coterie.runtime.work.learner import JobLearner
 from coterie.spec import Spec
@@ -32,12 +31,10 @@ class NodeMetrics:
     """Since the node began to train."""
     bytes_sent: Callable[[], int]
     on_record: Callable[[PeerMetrics], None]
+    before: Metrics
+    """What counted refusals until the protocol began, and still does."""
     round: int = -1
     """The last one that is over; -1 before the first."""
-    refused: dict[PeerId, int] = field(default_factory=dict)
-    """Frames and vectors refused, by sender."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    """The same by the code of the error; "rule" for what the rule did not take."""
     loss: float | None = None
     """Of the last local steps."""
     last: PeerMetrics | None = None
@@ -49,14 +46,13 @@ class NodeMetrics:
         if mixed is not None:
             self.mixed = mixed
             for sender in mixed.refused:
-                self.refused[sender] = self.refused.get(sender, 0) + 1
-                self.reasons["rule"] += 1
+                self.dropped(sender, _NotTaken("the rule did not take its vector"))
         last, moment, sent = self.mixed, self.seconds(), self.bytes_sent()
-        table, rounds = self.spec.evaluation, self.spec.federation.rounds
+        rounds = self.spec.federation.rounds
         _log.info(
             "round %d of %d: loss %.4f, %d models", round + 1, rounds, loss, len(mixed.weights) - 1 if mixed else 0
         )
-        if (round + 1) % table.every and round + 1 < rounds:
+        if not self.spec.evaluates(round):
             return
 
         def done(evaluation: Evaluation) -> None:
@@ -73,8 +69,11 @@ class NodeMetrics:
             )
             self.on_record(self.last)
 
-        self.learner.evaluate(table.samples, done)
+        self.learner.evaluate(self.spec.evaluation.samples, done)
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
-        self.reasons[error.code] += 1
-        count_refusal(self.refused, sender, error)
+        self.before.dropped(sender, error)
+
+
+class _NotTaken(MessageError):
+    code = "rule"

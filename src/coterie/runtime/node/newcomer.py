@@ -18,7 +18,7 @@ from coterie.protocols import Mixed, Peer
 _log = logging.getLogger("coterie.node")
 
 
-def new_peer(own: PeerId, transport: Transport, ledger: Ledger) -> Peer:
+def new_peer(own: PeerId, transport: Transport, ledger: Ledger, refusals: Refusals) -> Peer:
     """A peer without members, data or state: ``Life.enter`` brings them."""
     loop, secrets = asyncio.get_running_loop(), random.SystemRandom()
     return Peer(
@@ -31,7 +31,7 @@ def new_peer(own: PeerId, transport: Transport, ledger: Ledger) -> Peer:
         random=secrets,
         secrets=secrets,
         clock=loop,
-        metrics=Refusals(),
+        metrics=refusals,
         transport=transport,
         codec=Codec(),
     )
@@ -39,24 +39,23 @@ def new_peer(own: PeerId, transport: Transport, ledger: Ledger) -> Peer:
 
 @dataclass
 class Refusals:
-    """Implements ``Metrics`` for a peer that does no rounds."""
+    """Implements ``Metrics`` for a peer that does no rounds; one that does goes on counting here."""
 
-    refused: dict[PeerId, int] = field(default_factory=dict)
+    refused: Counter[PeerId] = field(default_factory=Counter)
+    """Messages and vectors refused, by sender."""
     reasons: Counter[str] = field(default_factory=Counter)
+    """The same, by the code of the error."""
 
     def round_done(self, round: int, loss: float, mixed: Mixed | None) -> None:
         """There are none."""
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
+        """Count one more. It is logged when the count is a power of two: nobody fills a disk by being refused."""
         self.reasons[error.code] += 1
-        count_refusal(self.refused, sender, error)
-
-
-def count_refusal(refused: dict[PeerId, int], sender: PeerId, error: CoterieError) -> None:
-    """Count one more. It is logged when the count is a power of two: nobody fills a disk by being refused."""
-    count = refused[sender] = refused.get(sender, 0) + 1
-    if count & (count - 1) == 0:
-        _log.warning("refused of %s: %s (%d so far)", short_name(sender), error, count)
+        self.refused[sender] += 1
+        count = self.refused[sender]
+        if count & (count - 1) == 0:
+            _log.warning("refused of %s: %s (%d so far)", short_name(sender), error, count)
 
 
 class _Nothing:

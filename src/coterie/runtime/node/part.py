@@ -17,12 +17,13 @@ from typing import Any
 from coterie import data
 from coterie.adversary import attackers as attackers_of
 from coterie.errors import CoterieError, NodeError
-from coterie.files import write_file
+from coterie.files import write_pieces
 from coterie.identity import PeerId
+from coterie.layout import element_bytes
 from coterie.network.grpc.transport import GrpcTransport
 from coterie.protocols import Peer, Topology
 from coterie.protocols.consensus import ChainTerms, PeerChain
-from coterie.runtime._result import facts_of
+from coterie.runtime._result import facts_of, final_figures
 from coterie.runtime.node.chains import Chains
 from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.home import Home
@@ -95,6 +96,7 @@ class Part:
         await self._chains.recover(self._others())
         site, topology, attackers = await asyncio.to_thread(self._open_site, spec, ids, number)
         self._site, self.state = site, "ready"
+        self._transport.limit_snapshots(site.layout.hash, site.layout.size)
         returned = any(site.store.get(key) is not None for key in self._kept())
         late = await self._until_all_are_ready(spec.federation.peers)
         directory = RunDirectory(self._home.path)
@@ -239,17 +241,13 @@ class Part:
             status="ok",
             run=str(self._home.path),
             **facts_of(spec),
-            accuracy={"mean": evaluation.accuracy, "min": evaluation.accuracy, "max": evaluation.accuracy},
-            loss={"mean": evaluation.loss, "min": evaluation.loss, "max": evaluation.loss},
-            metrics={} if evaluation.auc is None else {"auc": evaluation.auc},
-            attack_rate=evaluation.attack_rate,
+            **final_figures([(evaluation.accuracy, evaluation.loss, evaluation.auc, evaluation.attack_rate)]),
             bytes_sent=self._transport.bytes_sent,
             model_hash=digest,
             seconds=seconds,
         )
-        shape, classes = ",".join(map(str, site.dataset.shape)), str(site.dataset.classes)
-        directory.write_model("final", state, {"shape": shape, "classes": classes})
-        write_file(self._home.path / "final.f32", site.vector.numpy().astype("<f4", copy=False).tobytes())
+        directory.write_model("final", state, site.dataset.shape, site.dataset.classes)
+        write_pieces(self._home.path / "final.f32", [element_bytes(site.vector)])
         directory.write_result(result)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import signal
-import statistics
 import subprocess
 import threading
 import time
@@ -20,15 +19,16 @@ from typing import Any
 from coterie.data import Dataset
 from coterie.errors import NodeError, RunError
 from coterie.identity import PeerId
+from coterie.runtime._result import final_figures
 from coterie.runtime.node.control import call
 from coterie.runtime.node.founding import found_run
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.nursery import ForkedNode, Nursery
-from coterie.runtime.results import PeerMetrics, RunDirectory, parse_records, summary
+from coterie.runtime.peer_metrics import NewRecords
+from coterie.runtime.results import PeerMetrics, RunDirectory
 from coterie.runtime.work.placement import place
-from coterie.runtime.work.runner import build_module
+from coterie.runtime.work.runner import layout_for
 from coterie.spec import Spec
-from coterie.training.vector import VectorModule
 
 _STARTS = 60.0
 """Seconds that a node has to start and answer on its socket."""
@@ -51,9 +51,10 @@ class NodeProcess:
     nursery: Nursery
     process: ForkedNode | None = None
     starts: int = 0
-    read: int = 0
-    """Bytes of its ``metrics.jsonl`` that have been taken in."""
     state: str = "starting"
+
+    def __post_init__(self) -> None:
+        self.records = NewRecords(self.home.path / "metrics.jsonl")
 
     def start(self) -> None:
         self.starts += 1
@@ -100,7 +101,7 @@ class Processes:
     ) -> None:
         """Make the homes of all nodes, in ``folder``. Raises what a simulation of the spec would."""
         parts = place(spec, dataset)
-        layout = VectorModule(build_module(spec, parts.dataset.shape, parts.dataset.classes)).layout
+        layout = layout_for(spec, parts.dataset)
         self.topology = parts.topology
         folders = [folder / name for name in parts.ids]
         homes = found_run(folders, spec, layout, parts.ids, parts.numbers)
@@ -113,11 +114,6 @@ class Processes:
         self._on_record, self._on_round = on_record, on_round
         self._names = {node.peer: node.name for node in self.nodes}
         self._seen: dict[int, list[PeerMetrics]] = {}
-
-    @property
-    def count(self) -> int:
-        """How many nodes there are."""
-        return len(self.nodes)
 
     def run(self) -> None:
         """To the end of the last node's protocol. Raises RunError where a node fails or ends again and again."""
@@ -156,13 +152,10 @@ class Processes:
         for node in honest:
             digest.update((node.home.path / "final.f32").read_bytes())
         sent = [RunDirectory(node.home.path).result for node in self.nodes]
-        rates = [one.attack_rate for one in found if one.attack_rate is not None]
-        areas = [one.metrics["auc"] for one in found if "auc" in one.metrics]
         return {
-            "accuracy": summary([one.accuracy["mean"] for one in found]),
-            "loss": summary([one.loss["mean"] for one in found]),
-            "metrics": {"auc": statistics.fmean(areas)} if areas else {},
-            "attack_rate": statistics.fmean(rates) if rates else None,
+            **final_figures(
+                [(one.accuracy["mean"], one.loss["mean"], one.metrics.get("auc"), one.attack_rate) for one in found]
+            ),
             "bytes_sent": sum(one.bytes_sent or 0 for one in sent),
             "model_hash": digest.hexdigest(),
         }
@@ -211,15 +204,7 @@ class Processes:
 
     def _take_in(self, node: NodeProcess) -> None:
         """What the node has measured since the last look. One that was started again may repeat a round."""
-        path = node.home.path / "metrics.jsonl"
-        if not path.exists():
-            return
-        with path.open("rb") as stream:
-            stream.seek(node.read)
-            content = stream.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        node.read += len(whole)
-        for record in parse_records(whole.splitlines(keepends=True), str(path)):
+        for record in node.records.take():
             trust = None if record.trust is None else self._named(record.trust)
             self._record(replace(record, peer=node.name, weights=self._named(record.weights), trust=trust))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,17 +12,16 @@ import torch
 from coterie import data
 from coterie.errors import SpecError
 from coterie.identity import PeerId
-from coterie.layout import Layout
+from coterie.layout import Layout, digest_of
 from coterie.runtime.node.home import NodeTable
 from coterie.runtime.node.jobs import ThreadJobs
 from coterie.runtime.node.store import StateStore
 from coterie.runtime.work.learner import JobLearner, Workplace
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.runtime.work.placement import Placement, share
-from coterie.runtime.work.runner import Runner, build_module
+from coterie.runtime.work.runner import Runner, layout_for
 from coterie.spec import Spec
 from coterie.training import Evaluation
-from coterie.training.vector import VectorModule
 
 _ROWS = 8
 """Vectors in a piece of memory; more pieces are taken as needed."""
@@ -52,7 +50,7 @@ def data_here(spec: Spec, table: NodeTable) -> tuple[data.Dataset, Layout]:
     """
     source = spec if table.dataset is None else spec.with_values({"data.dataset": table.dataset})
     dataset = data.load(source.dataset, None)
-    return dataset, VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
+    return dataset, layout_for(spec, dataset)
 
 
 @dataclass
@@ -107,10 +105,5 @@ class Site:
         """The final model: its figures on the whole test set, SHA-256 of its vector, and its state dict."""
         samples = len(self.dataset.y_test)
         evaluation: Evaluation = await self.jobs.run(0, self.learner.evaluation(samples), 0.0)
-        vector = self.vector
-        digest = hashlib.sha256(vector.numpy().astype("<f4", copy=False).data).hexdigest()
-        learner = self.runner.learner
-        learner.bind(vector)
-        learner.bound.restore_local(self.learner.local)
-        state = {name: tensor.detach().clone() for name, tensor in learner.bound.module.state_dict().items()}
-        return evaluation, digest, state
+        digest = digest_of(self.vector).hex()
+        return evaluation, digest, self.runner.state_dict(self.vector, self.learner.local)

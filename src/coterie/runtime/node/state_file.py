@@ -18,9 +18,10 @@ import os
 import struct
 import sys
 from collections.abc import Iterator
+from io import FileIO
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -128,7 +129,7 @@ def _pieces(header: bytes, tensors: list[torch.Tensor]) -> Iterator[bytes | memo
     yield held.digest()
 
 
-def _require_whole(stream: BinaryIO, size: int) -> None:
+def _require_whole(stream: FileIO, size: int) -> None:
     """Raise ValueError unless its bytes are those that were written."""
     held, buffer = hashlib.sha256(), memoryview(bytearray(min(_PIECE, size)))
     stream.seek(0)
@@ -141,11 +142,11 @@ def _require_whole(stream: BinaryIO, size: int) -> None:
         raise ValueError("its bytes are not those that were written")
 
 
-def _read(stream: BinaryIO, room: bytearray | memoryview) -> bytearray | memoryview:
+def _read(stream: FileIO, room: bytearray | memoryview) -> bytearray | memoryview:
     """``room``, filled. Raises ValueError at the file's end."""
     rest = memoryview(room)
     while len(rest):
-        count = stream.readinto(rest)  # type: ignore[attr-defined]  # as raw files have
+        count = stream.readinto(rest)
         if not count:
             raise ValueError("it became shorter while it was read")
         rest = rest[count:]

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from coterie.errors import OutputError
+from coterie.files import writing
 from coterie.runtime.node.state_file import read_state, write_state
 from coterie.runtime.work.memory import Arena
 from coterie.runtime.work.packing import Packer
@@ -57,14 +58,9 @@ class FileStore:
         return packer.pack(value, "the store"), packer
 
     def _write(self, path: Path, packed: Any, packer: Packer) -> None:
-        try:
+        remedy = "Make room, or check the permissions; the node goes on from its last state when started again."
+        with writing(path, "the peer's state", remedy):
             write_state(path, self._layout, packed, packer)
-        except OSError as error:
-            raise OutputError(
-                f"the peer's state cannot be written: {error.strerror or error}",
-                where=str(path),
-                remedy="Make room, or check the permissions; the node goes on from its last state when started again.",
-            ) from error
 
     def put_durably(self, key: str, value: Any) -> None:
         self.put(key, value)

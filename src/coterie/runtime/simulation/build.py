@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from coterie import data
-from coterie.layout import Layout
+from coterie.layout import Layout, element_bytes
 from coterie.protocols import PeerId
-from coterie.runtime.results import PeerMetrics, summary
+from coterie.runtime._result import final_figures
+from coterie.runtime.results import PeerMetrics
 from coterie.runtime.simulation.federation import Federation
 from coterie.runtime.work.descriptions import Setup
 from coterie.runtime.work.learner import Workplace
@@ -45,10 +45,11 @@ class Simulation:
         try:
             setup = share(spec, parts, self._memory)
             self.runner = Runner(spec, setup)
-            self._arena = Arena(self._memory, self.layout.size, len(parts.ids))
-            self.runner.vectors = self._arena
-            initial = self._arena.take()
-            self._arena[initial].copy_(self.runner.learner.vector)
+            self.arena = Arena(self._memory, self.layout.size, len(parts.ids))
+            """The memory that holds all vectors."""
+            self.runner.vectors = self.arena
+            initial = self.arena.take()
+            self.arena[initial].copy_(self.runner.learner.vector)
             work = self.layout.size * len(parts.ids) * spec.federation.rounds * _samples_a_round(spec, parts.train)
             setup = replace(setup, layout_hash=self.layout.hash)
             self._executor = choose_executor(setup, self.runner, work)
@@ -58,7 +59,7 @@ class Simulation:
         self.federation = Federation(
             spec=spec,
             executor=self._executor,
-            place=Workplace(spec, self.layout, self._arena, initial),
+            place=Workplace(spec, self.layout, self.arena, initial),
             topology=parts.topology,
             ids=parts.ids,
             numbers=parts.numbers,
@@ -68,11 +69,6 @@ class Simulation:
             on_round=on_round,
             stop=stop or threading.Event(),
         )
-
-    @property
-    def arena(self) -> Arena:
-        """The memory that holds all vectors."""
-        return self._arena
 
     @property
     def layout(self) -> Layout:
@@ -93,14 +89,9 @@ class Simulation:
         )
         digest = hashlib.sha256()
         for member in honest:
-            digest.update(self._arena[member.learner.block].numpy().astype("<f4", copy=False).data)
-        rates = [evaluation.attack_rate for evaluation in evaluations if evaluation.attack_rate is not None]
-        areas = [evaluation.auc for evaluation in evaluations if evaluation.auc is not None]
+            digest.update(element_bytes(self.arena[member.learner.block]))
         return {
-            "accuracy": summary([evaluation.accuracy for evaluation in evaluations]),
-            "loss": summary([evaluation.loss for evaluation in evaluations]),
-            "metrics": {"auc": statistics.fmean(areas)} if areas else {},
-            "attack_rate": statistics.fmean(rates) if rates else None,
+            **final_figures([(one.accuracy, one.loss, one.auc, one.attack_rate) for one in evaluations]),
             "virtual_seconds": self.federation.now,
             "bytes_sent": sum(self.federation.network.bytes_sent.values()),
             "model_hash": digest.hexdigest(),
@@ -109,14 +100,10 @@ class Simulation:
     def models(self, most: int) -> dict[PeerId, dict[str, Any]]:
         """State dicts of the honest peers' final models, of the first ``most`` of them."""
         honest = [member for member in self.federation.members if not member.attacker]
-        found = {}
-        for member in honest[:most]:
-            learner = self.runner.learner
-            learner.bind(self._arena[member.learner.block])
-            learner.bound.restore_local(member.learner.local)
-            state = learner.bound.module.state_dict()
-            found[member.id] = {name: tensor.detach().clone() for name, tensor in state.items()}
-        return found
+        return {
+            member.id: self.runner.state_dict(self.arena[member.learner.block], member.learner.local)
+            for member in honest[:most]
+        }
 
 
 def _samples_a_round(spec: Spec, train: Sequence[Indices]) -> float:

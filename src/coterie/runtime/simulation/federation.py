@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
-import inspect
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coterie.adversary import Attacker, falsifies
-from coterie.errors import Deadlock, PluginError
+from coterie.adversary import malicious_learner
+from coterie.errors import Deadlock
 from coterie.identity import Identity
 from coterie.ledger import NullLedger
 from coterie.ledger.shared import SharedMemory
@@ -35,6 +34,7 @@ from coterie.runtime.simulation.jobs import Jobs
 from coterie.runtime.simulation.observer import Observer, Report
 from coterie.runtime.simulation.transport import SimulatedNetwork
 from coterie.runtime.work.learner import JobLearner, Workplace
+from coterie.runtime.work.protocol import live
 from coterie.runtime.work.tickets import Executor
 from coterie.seeds import generator, stdlib_random
 from coterie.spec import Spec
@@ -116,9 +116,6 @@ class Federation:
         self.network = SimulatedNetwork(spec.network, spec.faults.partitions)
         self.network.name_groups(dict(zip(self.numbers, self.ids, strict=True)))
         self.codec = Codec()
-        publishes = spec.protocol.component.traits.get("publishes", True)
-        attack = spec.choices.get("attack")
-        self._crafting = publishes and attack is not None and falsifies(attack.component) == "own"
         self.observer = Observer(self, self.on_record, self.on_round)
         identities = [_identity(spec.seed, number) for number in self.numbers]
         speeds = generator(spec.seed, "speed").lognormal(0.0, spec.compute.spread, spec.federation.peers)
@@ -277,16 +274,7 @@ class Federation:
         peer = member.peer = self._peer(member, returned)
         if first or returned:
             await member.learner.reset()
-        protocol = self.spec.protocol
-        with guarded(protocol.component, f"federation.protocol at {member.id}"):
-            life = protocol(peer, self.spec.federation.rounds)
-            if not inspect.isawaitable(life):
-                raise PluginError(
-                    f"{protocol.component.name!r} is no coroutine",
-                    where="federation.protocol",
-                    remedy="Begin it with 'async def'.",
-                )
-            await life
+        await live(self.spec, peer)
 
     def _begins(self, member: Member, round: int) -> None:
         """What was published for rounds that all have behind them is let go."""
@@ -337,11 +325,8 @@ class Federation:
             meet=meet,
             open_chain=open_chain,
         )
-        if member.attacker and self._crafting:
-            traits = spec.choices["attack"].component.traits
-            peer.learner = Attacker(
-                peer, member.learner, self.attackers, sees_others=traits.get("sees_others", not traits)
-            )
+        if member.attacker:
+            peer.learner = malicious_learner(spec, peer, member.learner, self.attackers)
         return peer
 
     def _crash(self, member: Member) -> None:

@@ -26,8 +26,6 @@ class Jobs:
         self._loop, self._executor = loop, executor
         self._waiting: list[Ticket] = []
         self._deferred: dict[int, list[Ticket]] = {}
-        self.batches = 0
-        self.jobs = 0
 
     async def run(self, lane: int, job: Any, cost: float, keep: object = None, makes: Snapshot | None = None) -> Any:
         """The job's result, ``cost`` virtual seconds from now. ``keep`` and ``makes`` live until the job is done."""
@@ -70,8 +68,6 @@ class Jobs:
     def _begin_all(self) -> None:
         batch, self._waiting = self._waiting, []
         if batch:
-            self.batches += 1
-            self.jobs += len(batch)
             for ticket in batch:
                 ticket.begun = True
             self._executor.begin(batch)

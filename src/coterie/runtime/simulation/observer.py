@@ -28,8 +28,7 @@ class Report:
             member.mixed = mixed
             for sender in mixed.refused:
                 self.observer.count_dropped(sender)
-        table, rounds = federation.spec.evaluation, federation.spec.federation.rounds
-        if (round + 1) % table.every and round + 1 < rounds:
+        if not federation.spec.evaluates(round):
             return
         moment, sent, last = federation.loop.time(), federation.network.bytes_sent[member.id], member.mixed
 
@@ -48,7 +47,7 @@ class Report:
                 )
             )
 
-        member.learner.evaluate(table.samples, done)
+        member.learner.evaluate(federation.spec.evaluation.samples, done)
 
     def dropped(self, sender: PeerId, error: CoterieError) -> None:
         self.observer.count_dropped(sender)

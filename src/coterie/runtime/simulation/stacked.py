@@ -22,12 +22,11 @@ from coterie.runtime.work.runner import Runner, located
 from coterie.runtime.work.tickets import Ticket
 from coterie.spec import Spec
 from coterie.training import Evaluation, FitReport
-from coterie.training.learner import require_finite
+from coterie.training.learner import EVALUATION_BATCH, require_finite
 from coterie.training.optimizers import state_rows
 from coterie.training.stack import Stack
 
 _CHUNK = 64
-_EVALUATION_BATCH = 250
 _PROBE = 8
 """Samples that a module is tried on."""
 
@@ -171,8 +170,8 @@ class StackedExecutor:
         vectors = self._rows([job.vector for job in jobs])
         tallies = [self._runner.tally() for _ in jobs]
         loss, right = vectors.new_zeros(len(jobs), dtype=torch.float64), torch.zeros(len(jobs), dtype=torch.int64)
-        for start in range(0, len(y), _EVALUATION_BATCH):
-            end = start + _EVALUATION_BATCH
+        for start in range(0, len(y), EVALUATION_BATCH):
+            end = start + EVALUATION_BATCH
             part_x, part_y = x[start:end].clone(), y[start:end]  # a module may write into it
             means, outputs = self._stack.evaluate(vectors, part_x, part_y)
             loss += means.double() * len(part_y)

@@ -54,15 +54,19 @@ def of_result(result: Result) -> Figures:
     return _finite(found)
 
 
-def parameters(tables: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def parameters(tables: Mapping[str, Any]) -> dict[str, str]:
     """A resolved spec as ``{"training.lr": "0.05", ...}``."""
-    found: dict[str, str] = {}
+    shown = {name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in flat(tables)}
+    return {name: text[:_CUT] for name, text in shown.items()}
+
+
+def flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables, each with its dotted name."""
     for key, value in tables.items():
         if isinstance(value, Mapping):
-            found |= parameters(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = (value if isinstance(value, str) else json.dumps(value, default=str))[:_CUT]
-    return found
+            yield f"{prefix}{key}", value
 
 
 class Rounds:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from coterie.runtime.results import RunDirectory, parse_records
+from coterie.runtime.peer_metrics import NewRecords
+from coterie.runtime.results import RunDirectory
 from coterie.runtime.tracking.figures import Figures, Rounds
 
 _LOOK = 0.5
@@ -32,19 +33,11 @@ class Reader:
     """The lines of ``metrics.jsonl``, as they come, as rounds."""
 
     def __init__(self, run: RunDirectory, peers: int) -> None:
-        self._path, self._rounds, self._read = run.path / "metrics.jsonl", Rounds(peers), 0
+        self._records, self._rounds = NewRecords(run.path / "metrics.jsonl"), Rounds(peers)
 
     def new(self) -> list[tuple[int, Figures]]:
         """The rounds that are over since the last look. Raises DataError for a damaged file."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as stream:
-            stream.seek(self._read)
-            content = stream.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._read += len(whole)
-        records = parse_records(whole.splitlines(keepends=True), str(self._path))
-        return [over for record in records for over in self._rounds.add(record)]
+        return [over for record in self._records.take() for over in self._rounds.add(record)]
 
     def rest(self) -> list[tuple[int, Figures]]:
         """All that is there, rounds of which some peers have not told as well."""

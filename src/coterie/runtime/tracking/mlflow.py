@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -49,7 +50,7 @@ class MLflow:
         """The last round that the server has; None before it was asked."""
 
     def rounds(self, rounds: Sequence[tuple[int, Figures]]) -> None:
-        with _Private(self._uri):
+        with _private(self._uri):
             last, self._last = self._known(), None
             now = int(time.time() * 1000)
             new = [(step, figures) for step, figures in rounds if step > last]
@@ -60,7 +61,7 @@ class MLflow:
             self._last = last
 
     def finish(self) -> None:
-        with _Private(self._uri):
+        with _private(self._uri):
             last = self._known()
             result = self._run.result if (self._run.path / "result.json").exists() else None
             status = RunStatus.RUNNING
@@ -126,19 +127,14 @@ class MLflow:
         return made
 
 
-class _Private:
+@contextmanager
+def _private(uri: str) -> Iterator[None]:
     """Errors without the password that a URI may hold."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):
-            shown = _shown(self._uri)
-            raise ConnectionError(f"MLflow at {shown}: {str(error).replace(self._uri, shown)}") from None
+    try:
+        yield
+    except Exception as error:
+        shown = _shown(uri)
+        raise ConnectionError(f"MLflow at {shown}: {str(error).replace(uri, shown)}") from None
 
 
 def _shown(uri: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -14,7 +14,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from coterie.runtime.results import RunDirectory
-from coterie.runtime.tracking.figures import Figures, of_result, parameters
+from coterie.runtime.tracking.figures import Figures, flat, of_result, parameters
 
 
 class TensorBoard:
@@ -50,10 +50,11 @@ class TensorBoard:
             # A TensorBoard that has the old file open forgets what it has read of it.
             self._add(session_log=SessionLog(status=SessionLog.START), step=0)
             begun = SessionStartInfo(start_time_secs=time.time())
-            for name, value in parameters(self._run.spec).items():
-                begun.hparams[name].string_value = value
-            for name, number in _numbers(self._run.spec).items():
-                begun.hparams[name].number_value = number
+            for name, text in parameters(self._run.spec).items():
+                begun.hparams[name].string_value = text
+            for name, value in flat(self._run.spec):
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    begun.hparams[name].number_value = float(value)  # TensorBoard sorts by what is a number
             self._hparams(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=begun))
         return self._writer
 
@@ -69,14 +70,3 @@ class TensorBoard:
 
     def _add(self, **content: Any) -> None:
         self._writer.add_event(Event(wall_time=time.time(), **content))
-
-
-def _numbers(tables: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The parameters that are numbers: TensorBoard sorts by those."""
-    found: dict[str, float] = {}
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            found |= _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[f"{prefix}{key}"] = float(value)
-    return found

@@ -159,7 +159,7 @@ class JobLearner:
     ) -> Mixed:
         ids, snapshots, refused = [], [], []
         for peer, model in received.items():
-            if model.vector.layout_hash == self._place.layout.hash:
+            if self._fits(model.vector):
                 ids.append(peer)
                 snapshots.append(self._shared(model.vector))
             else:
@@ -191,7 +191,7 @@ class JobLearner:
     async def craft(self, others: Mapping[PeerId, Model], round: int, attackers: int) -> SharedSnapshot:
         """What the spec's attack makes of the present vector, its base and others' models; takes a step's time."""
         place = self._place
-        seen = [self._shared(m.vector) for m in others.values() if m.vector.layout_hash == place.layout.hash]
+        seen = [self._shared(model.vector) for model in others.values() if self._fits(model.vector)]
         blocks = tuple(snapshot.block for snapshot in seen)
         crafted = SharedSnapshot(place.arena, place.layout.hash)
         job = AttackJob(self._index, round, self._now.block, self._base.block, crafted.block, blocks, attackers)
@@ -258,6 +258,10 @@ class JobLearner:
             return await self._place.jobs.run(self._index, job, cost, keep, makes)
         finally:
             self._busy = False
+
+    def _fits(self, snapshot: Snapshot) -> bool:
+        """Whether it is of this layout. The hash is its sender's word, and says nothing of how many elements came."""
+        return (snapshot.layout_hash, snapshot.size) == (self._place.layout.hash, self._place.layout.size)
 
     def _shared(self, snapshot: Snapshot) -> SharedSnapshot:
         """The snapshot in the memory that jobs read: itself in a simulation, a copy of what came from elsewhere."""

@@ -6,7 +6,6 @@ temporary file. Pages are taken from the system when they are first written.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import sys
@@ -21,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from coterie.errors import RunError
-from coterie.layout import Snapshot
+from coterie.layout import Snapshot, digest_of
 
 _ALIGN = 16
 """Elements: each block begins on a cache line."""
@@ -154,7 +153,7 @@ class SharedSnapshot(Snapshot):
     def digest(self) -> bytes:
         """Zeros in a simulation: the bytes stay where they are, so there is nothing to compare."""
         if self._digest is None:
-            self._digest = hashlib.sha256(self.tensor().numpy().astype("<f4", copy=False).data).digest()
+            self._digest = digest_of(self.tensor())
         return self._digest
 
 

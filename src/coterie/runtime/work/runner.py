@@ -6,7 +6,6 @@ worker did it, nor on what that worker did before.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import random
 import sys
@@ -23,7 +22,9 @@ from coterie import registry
 from coterie import spec as specs
 from coterie.adversary import craft, targets
 from coterie.aggregation import Context, aggregate, metropolis_weights
+from coterie.data import Dataset
 from coterie.errors import CoterieError, LayoutMismatch, PluginError, RunError, SpecError
+from coterie.layout import Layout, digest_of
 from coterie.runtime.work.descriptions import (
     AggregateJob,
     AggregateOutcome,
@@ -44,8 +45,9 @@ from coterie.runtime.work.merging import merged
 from coterie.runtime.work.tickets import Ticket
 from coterie.seeds import derive, generator
 from coterie.spec import Choice, Spec
-from coterie.training import Evaluation, FitState, Learner, Tally
+from coterie.training import Evaluation, FitState, Learner, Tally, VectorModule
 from coterie.training.optimizers import learning_rate, update_velocity
+from coterie.training.vector import LocalState
 
 
 def build_module(spec: Spec, data_shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -67,6 +69,11 @@ def build_module(spec: Spec, data_shape: tuple[int, ...], classes: int) -> nn.Mo
             f"the model is a {type(module).__name__}", where="model.name", remedy="Return a torch.nn.Module."
         )
     return module
+
+
+def layout_for(spec: Spec, dataset: Dataset) -> Layout:
+    """The layout of the spec's model for these data. Raises as ``build_module``, and ModelError."""
+    return VectorModule(build_module(spec, dataset.shape, dataset.classes)).layout
 
 
 @dataclass
@@ -149,10 +156,10 @@ class Runner:
             case AttackJob():
                 return self._attack(job)
             case EvaluateJob():
-                self.learner.bind(self.vectors[job.vector])
-                self.learner.bound.restore_local(job.local)
                 self.seed("evaluate", job.peer, job.samples)
-                return self.learner.evaluate(*self.test_set(job.samples), self.tally())
+                return self.learner_in(self.vectors[job.vector], job.local).evaluate(
+                    *self.test_set(job.samples), self.tally()
+                )
             case CopyJob():
                 self.vectors[job.target].copy_(self.vectors[job.source])
                 return None
@@ -163,28 +170,24 @@ class Runner:
                 self._merge(job)
                 return None
             case DigestJob():
-                return hashlib.sha256(self.vectors[job.vector].numpy().astype("<f4", copy=False).data).digest()
+                return digest_of(self.vectors[job.vector])
             case JudgeJob():
                 if not len(self._validation[job.peer]):
                     return None
-                self.learner.bind(self.vectors[job.vector])
-                self.learner.bound.restore_local(job.local)
                 self.seed("judge", job.peer, 0)
-                return self.learner.evaluate(*self.held_out(job.peer))
+                return self.learner_in(self.vectors[job.vector], job.local).evaluate(*self.held_out(job.peer))
 
     def _fit(self, job: FitJob) -> FitOutcome:
-        base, vector = self.vectors[job.source], self.vectors[job.target]
-        vector.copy_(base)
+        base = self.vectors[job.source]
+        self.vectors[job.target].copy_(base)
         trainable = self.learner.layout.trainable
         state = FitState(
             velocity=None if job.velocity is None else self.vectors[job.velocity][:trainable],
             optimizer=[self.vectors[block][:trainable] for block in job.optimizer],
             count=job.count,
         )
-        self.learner.bind(vector)
-        self.learner.bound.restore_local(job.local)
         seed = self.seed("fit", job.peer, job.round)
-        report = self.learner.fit(
+        report = self.learner_in(self.vectors[job.target], job.local).fit(
             self.x,
             self.y,
             self.train[job.peer],
@@ -249,6 +252,17 @@ class Runner:
             generator(self.spec.seed, "craft", self.setup.numbers[job.peer], job.round),
         )
         self.vectors[job.target].copy_(crafted)
+
+    def learner_in(self, vector: torch.Tensor, local: LocalState | None) -> Learner:
+        """The learner, its module living in ``vector``; ``local``: the buffers that do not travel."""
+        self.learner.bind(vector)
+        self.learner.bound.restore_local(local)
+        return self.learner
+
+    def state_dict(self, vector: torch.Tensor, local: LocalState | None) -> dict[str, torch.Tensor]:
+        """A copy of the module's state in ``vector``."""
+        module = self.learner_in(vector, local).bound.module
+        return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
     def tally(self) -> Tally:
         """What counts the figures of one evaluation beside loss and accuracy."""
@@ -338,9 +352,7 @@ class _Judge:
         if not self.seeded:
             self.runner.seed("aggregate", self.job.peer, self.job.round)
             self.seeded = True
-        self.runner.learner.bind(vector)
-        self.runner.learner.bound.restore_local(self.job.local)
-        return self.runner.learner
+        return self.runner.learner_in(vector, self.job.local)
 
 
 def _tensor(shared: SharedArray) -> torch.Tensor:

@@ -17,7 +17,7 @@ from coterie.errors import DataError, ModelError, SpecError, StorageReplaced, ne
 from coterie.layout import Layout, Slot
 from coterie.training.figures import area_under_roc
 from coterie.training.frameworks.base import DEFAULT_BATCH, Figures, Functions, ModelAdapter, users_measure
-from coterie.training.vector import Place, dtype_name, survey, view_of
+from coterie.training.vector import Place, changed, survey, view_of
 
 Measure = Callable[[Any, Any], Any]
 """``measure(outputs, targets) -> scalar``."""
@@ -96,20 +96,15 @@ class PyTorchAdapter(ModelAdapter):
             owner, leaf = place.homes[0]
             if not place.is_parameter and owner._buffers.get(leaf) is not None:
                 tensor = owner.get_buffer(leaf)
-            if place.is_parameter and (place.replaced() or id(tensor) not in there):
-                what = "was replaced by another tensor"
-            elif (dtype := dtype_name(tensor)) != slot.dtype:
-                what = f"changed from {slot.dtype} to {dtype}"
-            elif tensor.shape != slot.shape:
-                what = f"changed its shape from {slot.shape} to {tuple(tensor.shape)}"
-            else:
-                found.append((tensor, slot))
-                continue
-            raise StorageReplaced(
-                f"{slot.name} {what}",
-                where=self.where,
-                remedy="Convert the module and load its state before on_train_begin, not after.",
-            )
+            lost = place.is_parameter and (place.replaced() or id(tensor) not in there)
+            what = "was replaced by another tensor" if lost else changed(tensor, slot)
+            if what:
+                raise StorageReplaced(
+                    f"{slot.name} {what}",
+                    where=self.where,
+                    remedy="Convert the module and load its state before on_train_begin, not after.",
+                )
+            found.append((tensor, slot))
         return found
 
     def unpack_validation(self, data: Any, batch_size: int | None) -> Iterable[Any]:
