@@ -147,7 +147,7 @@ def test_who_founds_is_warned_of_an_address_that_others_do_not_take(folder, opti
 
 def test_a_narrow_terminal_cuts_nothing_off(monkeypatch):
     console = Console(file=io.StringIO(), width=40)
-    monkeypatch.setattr(_commands, "_stdout", lambda: console)
+    monkeypatch.setattr(_commands, "stdout", lambda: console)
     peer, address = "df92385f8df03e22", "hospital-a.example.org:7400"
     _commands.grid(("member", "peer", "address"), [("Hospital A", peer, address)])
     rows = console.file.getvalue().splitlines()[1:]

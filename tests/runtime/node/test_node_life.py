@@ -162,5 +162,5 @@ def test_a_model_of_the_right_layout_and_another_size_is_refused(size: int, tmp_
     lives, _, _ = real(spec, tmp_path, closing, change=lie)
     for life in lives[1:]:
         assert life.metrics.round == 2
-        assert set(life.metrics.refused) <= {liar}
-    assert sum(life.metrics.refused.get(liar, 0) for life in lives) > 0
+        assert set(life.metrics.before.refused) <= {liar}
+    assert sum(life.metrics.before.refused.get(liar, 0) for life in lives) > 0
