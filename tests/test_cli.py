@@ -128,9 +128,26 @@ def test_commands_of_a_federation_name_what_is_missing(folder):
     assert "not a genesis hash" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        (["--listen", "192.168.7.1:7400"], "private_networks = true"),
+        (["--listen", "192.168.7.1:7400", "--private"], ""),
+        (["--listen", "192.168.7.1:7400", "--announce", "a.example:7400"], ""),
+        (["--listen", "0.0.0.0:7400"], 'announce = "host:port"'),
+        ([], ""),
+    ],
+)
+def test_who_founds_is_warned_of_an_address_that_others_do_not_take(folder, options, warning):
+    done = call("federation", "init", "--swarm", "x", "--home", "a", *options)
+    assert done.exit_code == 0
+    assert warning in done.stderr
+    assert ("Warning" in done.stderr) == bool(warning)
+
+
 def test_a_narrow_terminal_cuts_nothing_off(monkeypatch):
     console = Console(file=io.StringIO(), width=40)
-    monkeypatch.setattr(_commands, "_stdout", lambda: console)
+    monkeypatch.setattr(_commands, "stdout", lambda: console)
     peer, address = "df92385f8df03e22", "hospital-a.example.org:7400"
     _commands.grid(("member", "peer", "address"), [("Hospital A", peer, address)])
     rows = console.file.getvalue().splitlines()[1:]

@@ -302,9 +302,7 @@ def renew(home: Home) -> None:
 
 def _founded(made: Any, spec: Any, recovery: list[Path]) -> None:
     """What a founder is told."""
-    from coterie.network.addresses import Address
-
-    home, table = made.path, made.table
+    home = made.path
     _introduced(made)
     success(f"home         {home}")
     if not spec.is_for_scripts:
@@ -312,15 +310,28 @@ def _founded(made: Any, spec: Any, recovery: list[Path]) -> None:
         success(f"begins       when {peers} members are there, this one among them (federation.peers in the spec)")
     if recovery:
         success(f"recovery     {', '.join(map(str, recovery))}: take them off this machine, and keep them apart")
-    if table.listen and Address.parse(table.listen, to_listen=True).unspecified and table.announce is None:
-        typer.echo(
-            'Warning: others are not told where to reach this node. Set  announce = "host:port"  in '
-            f"{home / 'node.toml'}; invitations need it too.",
-            err=True,
-        )
+    _warn_of_address(made)
     typed = shlex.quote(str(home))
     begin = f"COTERIE_HOME={typed} python YOUR_SCRIPT.py" if spec.is_for_scripts else f"coterie node --home {typed}"
     success(f"Next: {begin}   and, while it runs: coterie federation invite --home {typed}")
+
+
+def _warn_of_address(made: Any) -> None:
+    """Say on standard error where others will not dial this node, although it listens."""
+    from coterie.network.addresses import Address
+
+    table = made.table
+    told = table.announce or table.listen
+    if told is None:
+        return
+    address = Address.parse(told, to_listen=True)
+    if address.unspecified:
+        what, also = 'others are not told where to reach this node. Set  announce = "host:port"', "invitations need it"
+    elif not (address.public or table.private_networks):
+        what, also = f"others do not take the private address {told}. Set  private_networks = true", "they need it"
+    else:
+        return
+    typer.echo(f"Warning: {what}  in {made.path / 'node.toml'}; {also} too.", err=True)
 
 
 def _introduced(made: Any) -> None:
@@ -340,6 +351,7 @@ def _entered(made: Any, joined: Any, how: str = "") -> None:
         more = "1 more must sign" if joined.missing == 1 else f"{joined.missing} more must sign"
         command = f"coterie federation countersign {joined.admission.hex()} --home THEIRS {how}"
         success(f"{more} before this peer is a member: {command.strip()}")
+    _warn_of_address(made)
     if made.table.listen is None and not made.table.contacts and made.table.dht_listen is None:
         typer.echo(
             "Warning: this node only dials out, and knows no member's address. Add one to contacts in "

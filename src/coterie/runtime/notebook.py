@@ -43,7 +43,7 @@ class NotebookProgress:
         self._round, self._rounds = round, rounds
         if accuracies:
             low, mean, high = min(accuracies), statistics.fmean(accuracies), max(accuracies)
-            self._figures = f"accuracy {low:.3f} / {mean:.3f} / {high:.3f}, {size(bytes_sent)} sent"
+            self._figures = f"accuracy {mean:.3f} ({low:.3f} to {high:.3f}), {size(bytes_sent)} sent by all"
         if self._clock() - self._drawn >= _INTERVAL:
             self._draw(self._bar())
 

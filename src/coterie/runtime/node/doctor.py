@@ -102,7 +102,10 @@ def _from_inside(status: dict[str, Any]) -> Iterator[Check]:
         why = "nobody could be asked" if status["listens"] else "it only dials out, which is enough"
         yield Check("reachable", "unknown" if status["listens"] else "good", why)
     else:
-        mend = "Open the port in the firewall, or set announce in node.toml to where others reach it."
+        mend = (
+            "Open the port in the firewall, or set announce in node.toml to where others reach it; or, where that is a "
+            "private address, private_networks = true at all members."
+        )
         yield Check(
             "reachable",
             "good" if reach else "bad",

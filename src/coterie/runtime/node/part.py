@@ -110,7 +110,8 @@ class Part:
         if not (returned and finished):
             await self._write_result(spec, site, directory, time.monotonic() - began)
         self.state = "done"
-        _log.info("done: accuracy on the test set %.3f", directory.result.accuracy["mean"])
+        accuracy = directory.result.accuracy["mean"]
+        _log.info("done: accuracy on the test set %.3f; it answers the others until it is stopped", accuracy)
 
     @property
     def spec(self) -> Spec | None:
