@@ -49,11 +49,12 @@ def ours(paths: list[Path], size: int, threads: int, method: str) -> tuple[float
     import torch
 
     from coterie.aggregation.merging import Readers, Vectors, merge
-    from coterie.aggregation.merging.models import Piece, filled
+    from coterie.aggregation.merging.models import Piece
+    from coterie.files import read_into
 
     def reader(file: BinaryIO) -> Callable[[int, Piece], None]:
         def read(start: int, out: Piece) -> None:
-            if not filled(out, file.fileno(), 4 * start):
+            if not read_into(out.data.cast("B"), file.fileno(), 4 * start):
                 raise EOFError(file.name)
 
         return read

@@ -40,6 +40,17 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], mode: int = 0
     sync_folder(path.parent)
 
 
+def read_into(room: memoryview, descriptor: int, at: int) -> bool:
+    """Whether ``room``, bytes, could be filled from byte ``at`` on of an open file. Raises OSError."""
+    done = 0
+    while done < len(room):
+        count = os.preadv(descriptor, [room[done:]], at + done)
+        if count == 0:
+            return False
+        done += count
+    return True
+
+
 @contextmanager
 def writing(path: Path, what: str = "", remedy: str = "Make room, or check the permissions.") -> Iterator[None]:
     """An OSError becomes an OutputError: ``what``, at ``path``, cannot be written."""

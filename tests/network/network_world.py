@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import grpc
 import pytest
@@ -20,6 +21,7 @@ from coterie.network.grpc import GrpcTransport
 from coterie.network.grpc.wire import HELLO_KEY, MESSAGE_BYTES, METHOD, Hello
 from coterie.network.limits import Limits
 from coterie.network.members import Members
+from coterie.network.spool import Spool
 
 GENESIS, OTHER_GENESIS = b"\x01" * 32, b"\x02" * 32
 LAYOUT, UNKNOWN_LAYOUT = "ab" * 32, "cd" * 32
@@ -159,7 +161,13 @@ class World:
             await transport.close()
 
     async def start(
-        self, number: int, *dials: Site, listen: str | None = "127.0.0.1:0", compression: str = "none", **limits: object
+        self,
+        number: int,
+        *dials: Site,
+        listen: str | None = "127.0.0.1:0",
+        compression: str = "none",
+        spools: Mapping[str, Spool] = MappingProxyType({}),
+        **limits: object,
     ) -> Site:
         """Bring a site up; it knows the addresses of ``dials``."""
         site = self.sites[number]
@@ -174,6 +182,7 @@ class World:
             addresses={other.id: other.address for other in dials},
             dropped=lambda peer, reason: site.drops.append((peer, reason)),
             compression=compression,
+            spools=spools,
         )
         await site.transport.start()
         self._open.append(site.transport)

@@ -258,6 +258,20 @@ def test_one_frame_may_always_wait():
     run(test)
 
 
+def test_while_one_frame_is_sent_another_may_wait_however_large():
+    async def test():
+        async with visited(queued_bytes=100) as (listening, _, intruder):
+            link, failed = listening.transport._links[intruder.id], []
+            for number in range(3):  # it does not read: the first is not sent before the others come
+                frame = vectors("x", *[snapshot(ELEMENTS)] * 12)
+                listening.transport.post(intruder.id, frame, lambda number=number: failed.append(number))
+                await until(lambda: link._busy is not None)
+            await until(lambda: failed)
+            assert failed == [2]
+
+    run(test)
+
+
 def test_a_reader_that_does_not_read_is_cut_off():
     async def test():
         async with visited(stall_seconds=0.2, minimum_bytes_a_second=float(8 << 20)) as (listening, _, intruder):

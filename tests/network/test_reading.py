@@ -21,12 +21,14 @@ from coterie.network import Codec
 from coterie.network.codec import CHUNK_BYTES
 from coterie.network.compression import CHUNK_ELEMENTS, encoding
 from coterie.network.limits import Limits
-from coterie.network.reading import Backlog, FrameReader, _Snapshot
+from coterie.network.reading import PENDING_BYTES, Backlog, FrameReader, _Snapshot
 from coterie.network.sending import PIECE_BYTES, pieces
+from coterie.network.spool import Spool, SpooledSnapshot
 
 LIMITS = Limits(snapshot_elements={LAYOUT: 2 * CHUNK_ELEMENTS}, header_bytes=4096, snapshots=3)
 NAMES = ["none", "fp16", "int8", "zstd"]
 POOL = ThreadPoolExecutor(2)
+NO_SPOOLS = {}
 
 
 def sent(frame, name="none"):
@@ -36,15 +38,17 @@ def sent(frame, name="none"):
     return asyncio.run(gather())
 
 
-def received(data, cuts=(), name="none", limits=LIMITS):
+def received(data, cuts=(), name="none", limits=LIMITS, spools=NO_SPOOLS):
     """The frame of these bytes, cut in pieces there."""
 
     async def take():
-        reader = FrameReader(encoding(name), limits, Codec(), POOL)
+        reader = FrameReader(encoding(name), limits, Codec(), POOL, spools)
         edges = [0, *sorted(cuts), len(data)]
         for start, end in pairwise(edges):
             rest = reader.feed(memoryview(data)[start:end])
             if reader.waits:
+                if spools:
+                    assert reader.make_room() == 0
                 reader.admit()
                 rest = reader.feed(rest)
             assert not len(rest)
@@ -90,6 +94,55 @@ def test_sizes_at_the_border_of_a_chunk(size, name):
     assert read(got).text == "text"
     if not encoding(name).lossy:
         assert torch.equal(got.snapshots[0].tensor(), frame.snapshots[0].tensor())
+
+
+@pytest.mark.parametrize("size", [1, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 2 * CHUNK_ELEMENTS])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_goes_to_disk_is_what_would_be_in_memory(tmp_path, name, size):
+    whole = b"".join(piece for piece, _ in sent(vectors("text", snapshot(size), snapshot(7, 1)), name))
+    cuts = range(0, len(whole), max(1, len(whole) // 7))
+    plain, got = received(whole, cuts, name), received(whole, cuts, name, spools={LAYOUT: Spool(tmp_path)})
+    assert read(got).text == "text"
+    assert got.header == plain.header
+    for one, other in zip(got.snapshots, plain.snapshots, strict=True):
+        assert isinstance(one, SpooledSnapshot)
+        assert torch.equal(one.tensor(), other.tensor())
+        assert one.digest() == other.digest()
+    again = received(b"".join(vectors("text", *got.snapshots).chunks()))
+    assert torch.equal(again.snapshots[0].tensor(), plain.snapshots[0].tensor())
+
+
+def test_on_disk_a_snapshot_takes_no_memory(tmp_path):
+    size = 64 * CHUNK_ELEMENTS
+    frame = vectors("", snapshot(size))
+    limits = Limits(snapshot_elements={LAYOUT: size})
+
+    async def take():
+        reader = FrameReader(encoding("none"), limits, Codec(), POOL, {LAYOUT: Spool(tmp_path)})
+        reader.feed(memoryview(frame.head))
+        assert reader.make_room() == 0
+        reader.admit()
+        for chunk in frame.chunks():
+            if chunk != frame.head:
+                reader.feed(memoryview(chunk))
+                await reader.backlog.below(PENDING_BYTES)
+        return await reader.frame()
+
+    tracemalloc.start()
+    try:
+        found = asyncio.run(take())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * size / 4
+    assert found.snapshots[0].digest() == frame.snapshots[0].digest()
+
+
+def test_wrong_bytes_on_disk_are_noticed_too(tmp_path):
+    whole = bytearray(b"".join(vectors("", snapshot(300)).chunks()))
+    whole[-3] ^= 1
+    with pytest.raises(MessageError, match="not those that were sent"):
+        received(bytes(whole), spools={LAYOUT: Spool(tmp_path)})
 
 
 def test_uncompressed_bytes_are_the_codecs():
@@ -150,7 +203,7 @@ def test_nothing_is_allocated_before_it_is_admitted():
     head = vectors("", snapshot(2 * CHUNK_ELEMENTS)).head
 
     async def take():
-        reader = FrameReader(encoding("none"), LIMITS, Codec(), POOL)
+        reader = FrameReader(encoding("none"), LIMITS, Codec(), POOL, NO_SPOOLS)
         reader.feed(memoryview(head))
         return reader
 

@@ -66,7 +66,6 @@ class Site:
         self.loss = None
         self.method, self.lie = "mean", None
         self.merge_seconds = 0.05
-        self.room, self.kept = 1 << 30, []
 
     async def check_in(self, round):
         await asyncio.sleep(self.seconds)
@@ -84,10 +83,6 @@ class Site:
             ending=max(self.trained, round + 1) >= self.rounds,
             mode=self.mode,
         )
-
-    async def keep(self, found):
-        self.kept.append(found)
-        return found
 
     async def merge(self, parts, last, round):
         self.merges += 1

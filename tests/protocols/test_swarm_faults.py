@@ -204,7 +204,7 @@ def test_one_whose_own_state_is_lost_begins_at_the_last_merge(worlds):
 
 
 def test_a_model_that_others_count_on_is_there_after_a_crash(worlds):
-    world = worlds(count=3, seed=1).begin()  # with a seed by which none of the others leads next, and merges itself
+    world = worlds(count=3, seed=2).begin()  # with a seed by which none of the others leads next, and merges itself
     held = lambda: [node for node in world.nodes.values() if node.swarm.training.proposals]  # noqa: E731
     while len(held()) < 2:
         world.loop.run_until_complete(asyncio.sleep(0.001))

@@ -43,10 +43,10 @@ def test_one_that_has_the_last_block_and_not_its_model_is_waited_for(worlds):
     slow = world.nodes["s2"]
     get, held = slow.swarm.training.models.get, []
 
-    async def never(digest, whom):
+    async def never(digest, whom, at_once=1):
         if held:
             return None
-        return await get(digest, whom)
+        return await get(digest, whom, at_once)
 
     slow.swarm.training.models.get = never
     world.until(lambda: slow.state.epoch == 4)

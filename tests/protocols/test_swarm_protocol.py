@@ -218,36 +218,6 @@ def test_what_no_honest_peer_says_is_dropped_and_counted(worlds):
     world.finish()
 
 
-def test_where_there_is_little_room_models_are_pulled_a_few_at_a_time_and_kept_elsewhere(worlds):
-    def run(room):
-        world, most = worlds(count=6, rounds=3), [0]
-        for node in world.nodes.values():
-            node.site.room = room
-        world.begin()
-        for node in world.nodes.values():
-            node.swarm.training.models._fetch = counted(node.swarm.training.models._fetch, most)
-        return world.finish(), sum(len(node.site.kept) for node in world.nodes.values()), most[0]
-
-    def counted(fetch, most):
-        under_way = []
-
-        async def noted(digest, whom):
-            under_way.append(digest)
-            most[0] = max(most[0], len(under_way))
-            try:
-                return await fetch(digest, whom)
-            finally:
-                under_way.remove(digest)
-
-        return noted
-
-    much, kept, at_once = run(6 * 4 * SIZE)
-    assert (kept, at_once) == (0, 5)
-    little, kept, at_once = run(2 * 4 * SIZE)
-    assert little == much
-    assert (kept, at_once) == (3 * 5, 2)
-
-
 def test_a_shorter_model_is_not_merged_and_stops_nobody(worlds):
     world = worlds(count=4, rounds=3, settings=QUICK)
     liar = world.nodes["s1"]

@@ -109,8 +109,9 @@ def test_chains_of_other_contracts_and_federations_have_other_names():
 
 def test_a_check_in_is_kept_as_it_was():
     made = checked(weight=7, loss=0.5, ending=True, mode=Mode.ACTIVE)
-    assert unpacked(packed(made)) == made
-    assert unpacked(packed(None)) is None
+    assert unpacked(packed(made), {made.digest: made.snapshot}.get) == made
+    assert unpacked(packed(made), lambda digest: None) is None
+    assert unpacked(packed(None), {}.get) is None
 
 
 # What a voter refuses

@@ -23,8 +23,8 @@ class Scripted:
     def merged(self):
         over = self.rounds == self.over_at
         self.rounds += 1
-        vector = torch.full((self.size,), float(self.rounds))
-        return Merged(vector, self.rounds - 1, 2, self.intervals[min(self.rounds, len(self.intervals)) - 1], over)
+        self.outcome = torch.full((self.size,), float(self.rounds))
+        return Merged(self.outcome, self.rounds - 1, 2, self.intervals[min(self.rounds, len(self.intervals)) - 1], over)
 
     def begin(self, terms, layout, vector):
         self.size = layout.size
@@ -40,6 +40,7 @@ class Scripted:
     def note(self, what, checkin):
         if self.fail:
             raise self.fail
+        self.outcome.zero_()  # the callback reads it until its next call
         self.heard.append((what, checkin, checkin.vector.clone()))
         return self.merged()
 
@@ -356,13 +357,19 @@ def test_the_log(caplog):
     ]
 
 
-def test_one_buffer_holds_every_check_in():
+@pytest.mark.parametrize("mode", ["snapshot", "active"])
+def test_what_is_checked_in_is_the_sessions_to_keep(mode):
     session = Scripted(intervals=(1,))
-    callback, _ = make(session)
+    callback, model = make(session, checkinModelOnTrainEnd=mode)
     callback.on_train_begin()
-    for _ in range(4):
+    for _ in range(3):
+        train(model)
         callback.on_batch_end()
-    assert len({checkin.vector.data_ptr() for checkin in session.told("sync")}) == 1
+    callback.on_train_end()
+    train(model)
+    told = [entry for entry in session.heard if entry[0] in ("sync", "end")]
+    assert len(told) == 4
+    assert all(torch.equal(checkin.vector, as_it_was) for _, checkin, as_it_was in told)
 
 
 def test_a_scripts_terms_are_the_protocols():

@@ -30,8 +30,8 @@ class Limits:
     """Float32 elements of a snapshot, by the layout hashes of this federation. A snapshot of another layout is refused
     before a byte is allocated: name here each layout that the federation's models have."""
     queued_bytes: int = 256 * MIB
-    """Waiting to go to one peer; one frame may always wait, however large. Raise it for large models on slow lines, if
-    posts fail although the peer is up."""
+    """Waiting to go to one peer behind the frame that is being sent; one may always wait, however large. Raise it for
+    large models on slow lines, if posts fail although the peer is up."""
     receiving_bytes: int = 1024 * MIB
     """Of snapshots that are just coming in from one peer. Raise it above four times the elements of a larger model."""
     receiving_bytes_in_all: int = 4096 * MIB

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 
@@ -18,9 +18,11 @@ import numpy as np
 import torch
 
 from coterie.errors import MessageError
+from coterie.layout import Snapshot
 from coterie.network.codec import CHUNK_BYTES, LENGTH, PREFIX, Codec, Frame, MemorySnapshot, Reference, header_length
 from coterie.network.compression import CHUNK_ELEMENTS, Elements, Encoding
 from coterie.network.limits import Limits
+from coterie.network.spool import Spool, SpooledSnapshot
 
 _DIGEST = 32
 _INLINE = 1 << 16
@@ -89,8 +91,10 @@ class FrameReader:
     ``feed`` stops after the header, until ``admit`` says that there is room for what it announces.
     """
 
-    def __init__(self, encoding: Encoding, limits: Limits, codec: Codec, pool: Executor) -> None:
-        self._encoding, self._limits, self._codec = encoding, limits, codec
+    def __init__(
+        self, encoding: Encoding, limits: Limits, codec: Codec, pool: Executor, spools: Mapping[str, Spool]
+    ) -> None:
+        self._encoding, self._limits, self._codec, self._spools = encoding, limits, codec, spools
         self.backlog = Backlog(pool)
         self._held, self._need = bytearray(), PREFIX.size
         self._into: memoryview | None = None
@@ -99,12 +103,24 @@ class FrameReader:
         self.header = b""
         self._references: list[Reference] = []
         self._snapshots: list[_Snapshot] = []
+        self._rooms: list[SpooledSnapshot | None] = []
+        """Of each snapshot, where it is not to be in memory; empty where none is."""
         self._admitted = self.whole = False
 
     @property
     def announced(self) -> int:
-        """Bytes of memory that the frame's snapshots need; 0 until the header has come."""
+        """Bytes of the frame's snapshots; 0 until the header has come."""
         return sum(4 * reference.size for reference in self._references)
+
+    def make_room(self) -> int:
+        """Room on disk for those snapshots whose layout has a spool; the bytes of memory that the others need."""
+        spools = [self._spools.get(reference.layout.hex()) for reference in self._references]
+        self._rooms = [
+            spool.room(reference.layout.hex(), reference.size) if spool is not None else None
+            for spool, reference in zip(spools, self._references, strict=True)
+        ]
+        rooms = zip(self._rooms, self._references, strict=True)
+        return sum(4 * reference.size for room, reference in rooms if room is None)
 
     @property
     def waits(self) -> bool:
@@ -112,9 +128,13 @@ class FrameReader:
         return bool(self._references) and not self._admitted
 
     def admit(self) -> None:
-        """There is room."""
+        """There is room, as ``make_room`` has said."""
         self._admitted = True
         self._next_snapshot()
+
+    def let_go(self) -> None:
+        """Of what has come: it is not wanted any more."""
+        self._snapshots, self._rooms, self._into = [], [], None
 
     def feed(self, data: memoryview) -> memoryview:
         """Take bytes; what is left of them when it waits to be admitted. Raises MessageError."""
@@ -146,7 +166,7 @@ class FrameReader:
             if sent != (snapshot.trailer if self._encoding.lossy else reference.digest):
                 raise MessageError("a snapshot's bytes are not those that were sent")
         # This reader is in a cycle, with ``_step``: what it holds would stay with it.
-        read, self._snapshots = self._snapshots, []
+        read, self._snapshots, self._rooms = self._snapshots, [], []
         digests = [snapshot.held.digest() for snapshot in read]
         header = self._codec.with_digests(self.header, digests) if self._encoding.lossy else self.header
         return Frame(header, tuple(s.snapshot(d) for s, d in zip(read, digests, strict=True)))
@@ -177,7 +197,9 @@ class FrameReader:
         if len(self._snapshots) == len(self._references):
             self.whole = True
             return
-        self._snapshots.append(_Snapshot(self._references[len(self._snapshots)], self._encoding.lossy))
+        number = len(self._snapshots)
+        room = self._rooms[number] if self._rooms else None
+        self._snapshots.append(_Snapshot(self._references[number], self._encoding.lossy, room))
         self._expect(LENGTH.size, self._on_length)
 
     def _on_length(self, content: bytes) -> None:
@@ -193,14 +215,14 @@ class FrameReader:
 
     def _on_elements(self) -> None:
         snapshot = self._snapshots[-1]
-        chunk = snapshot.take_chunk().view(np.uint8).data
-        self.backlog.add(len(chunk), partial(snapshot.held.update, chunk))
+        start, chunk = snapshot.take_chunk()
+        self.backlog.add(4 * len(chunk), partial(snapshot.take_in, start, chunk))
         self._after_chunk(snapshot)
 
     def _on_encoded(self, content: bytes) -> None:
         snapshot = self._snapshots[-1]
-        chunk = snapshot.take_chunk()
-        self.backlog.add(4 * len(chunk), partial(snapshot.decode, self._encoding, content, chunk))
+        start, chunk = snapshot.take_chunk()
+        self.backlog.add(4 * len(chunk), partial(snapshot.decode, self._encoding, content, start, chunk))
         self._after_chunk(snapshot)
 
     def _after_chunk(self, snapshot: _Snapshot) -> None:
@@ -217,12 +239,17 @@ class FrameReader:
 
 
 class _Snapshot:
-    """One that is coming in. ``held`` hashes its elements, ``sent`` what was sent for them."""
+    """One that is coming in. ``held`` hashes its elements, ``sent`` what was sent for them.
 
-    def __init__(self, reference: Reference, lossy: bool) -> None:
-        self._layout = reference.layout.hex()
+    Those that go to ``room`` are in memory for a chunk's length.
+    """
+
+    def __init__(self, reference: Reference, lossy: bool, room: SpooledSnapshot | None) -> None:
+        self._layout, self._size, self._room = reference.layout.hex(), reference.size, room
         # Not np.empty: it asks for huge pages, which cost more here than they save, as each snapshot is new memory.
-        self._elements: Elements = torch.empty(reference.size, dtype=torch.float32).numpy()
+        self._elements: Elements = torch.empty(reference.size if room is None else 0, dtype=torch.float32).numpy()
+        self._chunk = self._elements
+        """The next one, once its memory has been asked for."""
         self._at = 0
         self.held = hashlib.sha256()
         self.sent = hashlib.sha256() if lossy else self.held
@@ -231,24 +258,37 @@ class _Snapshot:
     @property
     def left(self) -> int:
         """Elements that have not come."""
-        return len(self._elements) - self._at
+        return self._size - self._at
 
     def next_chunk(self) -> Elements:
-        return self._elements[self._at : self._at + CHUNK_ELEMENTS]
+        if self._room is None:
+            self._chunk = self._elements[self._at : self._at + CHUNK_ELEMENTS]
+        else:
+            self._chunk = np.empty(min(CHUNK_ELEMENTS, self.left), np.float32)
+        return self._chunk
 
-    def take_chunk(self) -> Elements:
-        chunk = self.next_chunk()
-        self._at += len(chunk)
-        return chunk
+    def take_chunk(self) -> tuple[int, Elements]:
+        """The next chunk is there, or its encoding: its first element's number, and its memory."""
+        start, self._at = self._at, self._at + len(self._chunk)
+        return start, self._chunk
 
-    def decode(self, encoding: Encoding, content: bytes, chunk: Elements) -> None:
+    def decode(self, encoding: Encoding, content: bytes, start: int, chunk: Elements) -> None:
         encoding.decode(content, chunk)
         if self.sent is not self.held:
             self.sent.update(content)
-        self.held.update(chunk.view(np.uint8).data)
+        self.take_in(start, chunk)
 
-    def snapshot(self, digest: bytes) -> MemorySnapshot:
-        return MemorySnapshot(self._layout, torch.from_numpy(self._elements), digest)
+    def take_in(self, start: int, chunk: Elements) -> None:
+        """Raises OSError where it cannot be written."""
+        self.held.update(chunk.view(np.uint8).data)
+        if self._room is not None:
+            self._room.write(start, chunk)
+
+    def snapshot(self, digest: bytes) -> Snapshot:
+        if self._room is None:
+            return MemorySnapshot(self._layout, torch.from_numpy(self._elements), digest)
+        self._room.written(digest)
+        return self._room
 
 
 PENDING_BYTES = 4 * CHUNK_BYTES

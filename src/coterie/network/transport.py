@@ -18,6 +18,13 @@ class Transport(Protocol):
         """Send a frame; it may be lost. ``failed`` is called if it is known not to have arrived."""
         ...
 
+    def since_bytes(self, peer: str) -> float:
+        """Seconds since bytes of a snapshot that ``peer`` sends came in; infinite where that is not known.
+
+        While one is on its way, other frames of that peer wait.
+        """
+        ...
+
     @property
     def bytes_sent(self) -> int:
         """Bytes this peer has put on the wire so far."""

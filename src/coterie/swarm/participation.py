@@ -67,7 +67,6 @@ class Participation:
         self._batches: Iterable[Any] | None = None
         if settings.ads_val_data is not None:
             self._batches = adapter.unpack_validation(settings.ads_val_data, settings.ads_val_batch_size)
-        self._vector = torch.empty(adapter.layout.size)
         self._merged = torch.empty(0 if settings.checkin_model_on_train_end == "snapshot" else adapter.layout.size)
         self._over = self._ended = False
         self._steps = self._epochs = 0
@@ -80,13 +79,13 @@ class Participation:
             total_epochs=settings.total_epochs or total_epochs,
             opening=True,
         )
-        self._save(adapter)
+        vector = self._save(adapter)
         if self._batches is not None:  # before anybody waits for us, on one batch: here a wrong function shows
             self._evaluate(adapter, itertools.islice(self._batches, 1))
         self._session = settings.session or open_session(settings.home)
         atexit.register(self.close)
         try:
-            self._accept(adapter, self._session.begin(terms, adapter.layout, self._vector))
+            self._accept(adapter, self._session.begin(terms, adapter.layout, vector))
         except BaseException:
             self.close()
             raise
@@ -98,8 +97,7 @@ class Participation:
         session, adapter = self._begun("on_batch_end")
         self._steps += batches
         if self._steps >= self._interval:
-            self._save(adapter)
-            self._accept(adapter, session.sync(self._checkin(self._vector, self.weight)))
+            self._accept(adapter, session.sync(self._checkin(self._save(adapter), self.weight)))
         return self._over
 
     def epoch_end(self, epoch: int | None = None) -> bool:
@@ -115,9 +113,7 @@ class Participation:
             return
         session, adapter = self._begun("on_train_end")
         mode = self.settings.checkin_model_on_train_end
-        if mode == "snapshot":
-            self._save(adapter)
-        vector = self._vector if mode == "snapshot" else self._merged  # a model that diverged does not matter then
+        vector = self._save(adapter) if mode == "snapshot" else self._merged  # one that diverged does not matter then
         checkin = self._checkin(vector, 0 if mode == "inactive" else self.weight)
         self._accept(adapter, session.end(replace(checkin, mode=mode)))
         self._ended = True
@@ -144,11 +140,13 @@ class Participation:
             raise RunError("the training has not begun", where=where, remedy="Call on_train_begin() first.")
         return self._session, self._adapter
 
-    def _save(self, adapter: ModelAdapter) -> None:
-        adapter.save_weights(self._vector)
-        if math.isfinite(float(self._vector.sum())):
-            return
-        wrong = (~self._vector.isfinite()).nonzero()
+    def _save(self, adapter: ModelAdapter) -> torch.Tensor:
+        """The weights, in memory of their own."""
+        vector = torch.empty(adapter.layout.size)
+        adapter.save_weights(vector)
+        if math.isfinite(float(vector.sum())):
+            return vector
+        wrong = (~vector.isfinite()).nonzero()
         if len(wrong):  # finite values may have an infinite sum
             index = int(wrong[0])
             name = next(slot.name for slot in adapter.layout.slots if slot.offset <= index < slot.offset + slot.size)
@@ -157,6 +155,7 @@ class Participation:
                 where=f"batch {self._steps} after the last merge",
                 remedy="Lower the learning rate, or clip gradients.",
             )
+        return vector
 
     def _checkin(self, vector: torch.Tensor, weighs: int) -> CheckIn:
         return CheckIn(vector, weighs, self._steps, self._epochs, self._figures)
@@ -165,7 +164,7 @@ class Participation:
         """Let the model go on from ``merged``."""
         adapter.load_weights(merged.vector)
         if self.settings.checkin_model_on_train_end != "snapshot":
-            self._merged.copy_(merged.vector)
+            self._merged = merged.vector.clone()
         self._steps, self._interval, self._over = 0, max(1, merged.next_interval), merged.over
         self._figures = Figures() if self._batches is None else self._evaluate(adapter, self._batches)
         figures = ", ".join(f"{name} {value:.4g}" for name, value in vars(self._figures).items() if value is not None)

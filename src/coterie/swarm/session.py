@@ -23,7 +23,7 @@ class CheckIn:
     """One site's part in a merge."""
 
     vector: torch.Tensor
-    """Shape (layout.size,), float32, CPU, finite. Lent until the call returns; not to be written to."""
+    """Shape (layout.size,), float32, CPU, finite. The session may keep it; nobody writes to it any more."""
     weight: int
     """How much it weighs, 1 to 100; 0: it is not to be counted."""
     steps: int

@@ -7,7 +7,6 @@ script brings one. All of this happens on the process's background loop; hashing
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from coterie import aggregation, registry
 from coterie.aggregation.merging import METHODS, Readers, merge, merge_by_rule
 from coterie.aggregation.merging.models import Piece
 from coterie.layout import Layout, Snapshot
+from coterie.network import MemorySnapshot
+from coterie.network.spool import Spool, SpooledSnapshot
 from coterie.protocols.swarm import Adopted, CheckedIn, Mode, Part, Terms
-from coterie.runtime.work.memory import Arena, SharedSnapshot
 from coterie.swarm.session import CheckIn, Merged
-from coterie.swarm.spool import Spool, SpooledSnapshot
 
 _ = aggregation  # registers the rules
 _ENDLESS = 1 << 31
@@ -29,18 +28,16 @@ _ENDLESS = 1 << 31
 
 class ScriptSite:
     """Implements ``SwarmSite`` for a script. ``say``: what the user should know; None when all is well again.
+    ``spool``: where merged models go; None: they are small, and stay in memory.
 
     ``samples`` is 1: models weigh by ``nodeWeightage`` alone.
     """
 
     remembers = False
-    room = 256_000_000
     samples = 1
 
-    def __init__(
-        self, terms: Terms, layout: Layout, arena: Arena, spool: Spool, say: Callable[[str | None], None]
-    ) -> None:
-        self.terms, self.layout, self._arena, self._spool, self._say = terms, layout, arena, spool, say
+    def __init__(self, terms: Terms, layout: Layout, spool: Spool | None, say: Callable[[str | None], None]) -> None:
+        self.terms, self.layout, self._spool, self._say = terms, layout, spool, say
         self._brought: CheckedIn | None = None
         """What the script has brought, and the protocol has not taken."""
         self._taken: CheckedIn | None = None
@@ -65,8 +62,8 @@ class ScriptSite:
         """
         if self._failure is not None:
             raise self._failure
-        made = SharedSnapshot(self._arena, self.layout.hash)
-        digest = await asyncio.to_thread(_copied, checkin.vector, made)
+        made = MemorySnapshot(self.layout.hash, checkin.vector)
+        digest = await asyncio.to_thread(made.digest)
         outcome, self._outcome = self._outcome, None
         if outcome is not None and outcome.over:
             self._outcome = outcome
@@ -127,16 +124,11 @@ class ScriptSite:
             raise RuntimeError("a check-in arrived that is none")
         return self._taken
 
-    async def keep(self, snapshot: Snapshot) -> Snapshot:
-        return await asyncio.to_thread(self._spool.put, snapshot)
-
     async def merge(self, parts: Sequence[Part], last: Snapshot | None, round: int) -> Snapshot:
-        made = SharedSnapshot(self._arena, self.layout.hash)
-        await asyncio.to_thread(self._merge, parts, last, round, made)
-        return made
+        return await asyncio.to_thread(self._merge, parts, last, round)
 
     async def digest(self, snapshot: Snapshot) -> bytes:
-        return await asyncio.to_thread(_digest, snapshot.tensor())
+        return await asyncio.to_thread(snapshot.digest)  # of what came, the network has made it from the bytes
 
     async def adopt(self, adopted: Adopted) -> None:
         self._round, self._interval = adopted.round, adopted.next_interval
@@ -150,7 +142,9 @@ class ScriptSite:
     def blocked(self, reason: str | None) -> None:
         self._say(reason)
 
-    def _merge(self, parts: Sequence[Part], last: Snapshot | None, round: int, made: SharedSnapshot) -> None:
+    def _merge(self, parts: Sequence[Part], last: Snapshot | None, round: int) -> Snapshot:
+        room = self._spool.room(self.layout.hash, self.layout.size) if self._spool is not None else None
+        made = room or MemorySnapshot(self.layout.hash, torch.empty(self.layout.size))
         models = Readers(self.layout.size, {part.peer: _reader(part.snapshot) for part in parts})
         weights, method = [part.weight for part in parts], self.terms.merge
         if isinstance(method, str) and method in METHODS:
@@ -168,6 +162,7 @@ class ScriptSite:
                 rounds=_ENDLESS,
             )
             made.tensor().copy_(merged.vector)
+        return made
 
 
 def _reader(snapshot: Snapshot) -> Callable[[int, Piece], None]:
@@ -186,12 +181,3 @@ def rule_of(method: str | Callable[..., object]) -> Callable[..., object]:
     if not isinstance(method, str):
         return method
     return registry.rules.resolve(method, Path.cwd(), "SwarmCallback: mergeMethod").function
-
-
-def _copied(vector: torch.Tensor, made: SharedSnapshot) -> bytes:
-    made.tensor().copy_(vector)
-    return made.digest()
-
-
-def _digest(vector: torch.Tensor) -> bytes:
-    return hashlib.sha256(vector.numpy().astype("<f4", copy=False).data).digest()

@@ -1,8 +1,8 @@
 """One training of a script: its chain and state on disk, its conversation with the other sites, its task on the loop.
 
 In the home's ``state/trainings/NAME-HASH/`` lie ``contract``, the name, ``charter``, what the chain begins with,
-``chain.sqlite``, the chain, ``*.state``, what the protocol keeps, and ``models/``, where those of others wait for a
-merge.
+``chain.sqlite``, the chain, ``*.state``, what the protocol keeps, and ``models/``, where large ones of others are, and
+what is merged of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from coterie.identity import PeerId
 from coterie.layout import Layout
 from coterie.ledger.shared import Charter, SharedStore
 from coterie.network import Codec
+from coterie.network.spool import Spool
 from coterie.protocols import Peer
 from coterie.protocols.swarm import Settings, Swarm, Terms
 from coterie.protocols.swarm.audit import CHAIN, CHARTER, CONTRACT, TRAININGS
@@ -28,12 +29,14 @@ from coterie.runtime.node.daemon import Node
 from coterie.runtime.node.store import StateStore
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.swarm.site import ScriptSite
-from coterie.swarm.spool import Spool
 
 _LOOK = 0.1
 """Seconds between two looks at how far the others are."""
 _ROWS = 4
 """Vectors in a piece of memory; more pieces are taken as needed."""
+_IN_MEMORY = 4_000_000
+"""Bytes of a model; larger ones that come in, and what is made of them, are on disk: a leader has those of all."""
+_MODELS = "models"
 
 
 class Files:
@@ -97,7 +100,10 @@ class Training:
             store = StateStore(files.folder, arena, layout.hash)
             closing.callback(store.close)
             self.ledger = closing.enter_context(SharedStore(files.chain, charter))
-            self.site = ScriptSite(terms, layout, arena, Spool(files.folder), say)
+            spool = Spool(files.folder / _MODELS) if 4 * layout.size > _IN_MEMORY else None
+            if spool is not None:
+                node.spools[layout.hash] = spool
+            self.site = ScriptSite(terms, layout, spool, say)
             self.peer = self._peer(store, returned=returned)
             node.layouts[layout.hash] = layout.size
             node.lines[self.line] = self.peer

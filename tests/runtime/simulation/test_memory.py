@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import pickle
 import subprocess
 import sys
@@ -52,6 +53,23 @@ def test_a_snapshot_gives_its_block_back_when_nobody_holds_it(memory: SharedMemo
     assert other.block != block
     del alias
     assert SharedSnapshot(arena, "ab" * 32).block == block
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of the system's own")
+@pytest.mark.parametrize("travels", [True, False])
+def test_in_an_arena_that_travels_a_block_given_back_takes_no_memory(memory: SharedMemory, travels: bool) -> None:
+    arena = Arena(memory, size := 300_007, rows=3, travels=travels)
+    blocks = [arena.take() for _ in range(3)]
+    for number, block in enumerate(blocks):
+        arena[block].fill_(number + 1)
+    taken = lambda: Path(arena.segments[0].path).stat().st_blocks * 512  # noqa: E731
+    before = taken()
+    arena.give(blocks[1])
+    assert (before - taken() > 4 * size - 2 * mmap.PAGESIZE) is travels
+    assert {float(arena[block].sum()) / size for block in (blocks[0], blocks[2])} == {1.0, 3.0}, "the others are whole"
+    assert arena.take() == blocks[1]
+    arena[blocks[1]].fill_(2)
+    assert [arena[block].unique().tolist() for block in blocks] == [[1.0], [2.0], [3.0]]
 
 
 def test_another_view_of_the_segments_sees_the_same_elements(memory: SharedMemory) -> None:

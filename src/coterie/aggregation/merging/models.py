@@ -6,7 +6,6 @@ more memory than the pieces being worked on. Files are read, not mapped: pages o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -67,14 +66,3 @@ class Readers:
     def read(self, row: int, start: int, out: Piece) -> None:
         """Read a piece."""
         self._readers[row](start, out)
-
-
-def filled(out: Piece, descriptor: int, at: int) -> bool:
-    """Whether ``out`` (k,) could be filled from byte ``at`` on of an open file. Raises OSError."""
-    piece, done = out.data.cast("B"), 0
-    while done < len(piece):
-        count = os.preadv(descriptor, [piece[done:]], at + done)
-        if count == 0:
-            return False
-        done += count
-    return True

@@ -33,6 +33,8 @@ class Account:
         """Answers on their way to the peer."""
         self.receiving = 0
         """Bytes of snapshots that are coming in."""
+        self.moved = float("-inf")
+        """When some of these last came, by the loop's clock."""
 
 
 class Inbox:
@@ -41,7 +43,7 @@ class Inbox:
     def __init__(self, peer: PeerId, station: Station, account: Account, cut: Callable[[str], None]) -> None:
         self._peer, self._station, self._account, self._cut = peer, station, account, cut
         self._reader: FrameReader | None = None
-        self._taken = 0
+        self._taken = self._in_memory = 0
         self._progress: Progress | None = None
         self._watch = Watch(self._too_slow)
 
@@ -57,7 +59,7 @@ class Inbox:
             self._drop("malformed frame", "its encoding is not known here")
             return
         station = self._station
-        self._reader = FrameReader(encoding, station.limits, station.codec, station.pool)
+        self._reader = FrameReader(encoding, station.limits, station.codec, station.pool, station.spools)
         self._progress = Progress(station.limits, asyncio.get_running_loop().time())
         await self._feed(content[1:])
 
@@ -90,8 +92,10 @@ class Inbox:
                 await self._admit(reader)
                 rest = reader.feed(rest)
             await reader.backlog.below(PENDING_BYTES)
+            now = asyncio.get_running_loop().time()
+            if reader.announced:
+                self._account.moved = now
             if not reader.whole:
-                now = asyncio.get_running_loop().time()
                 self._progress.moved(len(content), now)
                 self._watch.set(self._progress.deadline)
                 return
@@ -99,29 +103,37 @@ class Inbox:
         except MessageError as error:
             self._drop("malformed frame", str(error))
             return
+        except OSError as error:
+            self._drop("no room for a frame", str(error))
+            return
         self._release()
         self._station.deliver(self._peer, frame)
 
     async def _admit(self, reader: FrameReader) -> None:
         """Wait until there is room for the frame's snapshots. Raises MessageError if there never will be."""
-        most, wanted = self._station.limits.receiving_bytes, reader.announced
+        station = self._station
+        most, wanted = station.limits.receiving_bytes, reader.announced
         if self._account.receiving + wanted > most:
             raise MessageError(f"snapshots of {wanted} bytes: the limit receiving_bytes is {most}")
         self._account.receiving += wanted
         try:
-            await self._station.budget.take(wanted)
+            loop = asyncio.get_running_loop()
+            in_memory = await loop.run_in_executor(station.pool, reader.make_room) if station.spools else wanted
+            await station.budget.take(in_memory)
         except BaseException:
             self._account.receiving -= wanted
             raise
-        self._taken = wanted
+        self._taken, self._in_memory = wanted, in_memory
         reader.admit()
-        self._progress = Progress(self._station.limits, asyncio.get_running_loop().time())
+        self._progress = Progress(station.limits, asyncio.get_running_loop().time())
 
     def _too_slow(self) -> None:
         self._drop("too slow", "the limit is minimum_bytes_a_second")
         self._cut("too slow")
 
     def _drop(self, kind: str, detail: str = "") -> None:
+        if self._reader is not None:
+            self._reader.let_go()
         self._release()
         self._station.drop(self._peer, kind, detail)
 
@@ -131,5 +143,5 @@ class Inbox:
         self._watch.clear()
         if self._taken:
             self._account.receiving -= self._taken
-            self._station.budget.give(self._taken)
-            self._taken = 0
+            self._station.budget.give(self._in_memory)
+            self._taken = self._in_memory = 0

@@ -127,6 +127,7 @@ class Link:
             if route is None:
                 continue
             waiting = self._queue.popleft()
+            self._queued -= waiting.nbytes
             self._busy = route
             try:
                 await self._write_frame(route, waiting)
@@ -159,15 +160,14 @@ class Link:
             self._station.tell(waiting.failed)
         else:
             route.settle(waiting.failed)
-        self._queued -= waiting.nbytes
 
     def _lost(self, waiting: _Waiting, *, whole: bool) -> None:
         """It did not go out, or not whole: once more from the start, unless its end was already on the way."""
         if whole or waiting.tries >= _TRIES or self._closed or self._unreachable:
-            self._queued -= waiting.nbytes
             self._station.tell(waiting.failed)
         else:
             self._queue.appendleft(waiting)
+            self._queued += waiting.nbytes
             if self.route() is None:
                 self._hold()
                 self.reach()

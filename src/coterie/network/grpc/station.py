@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ from coterie.network.codec import Codec, Frame
 from coterie.network.compression import Encoding, encoding
 from coterie.network.limits import Limits
 from coterie.network.members import Members
+from coterie.network.spool import Spool
 from coterie.network.transport import Receiver
 
 log = logging.getLogger("coterie.network")
@@ -35,9 +36,10 @@ class Station:
         limits: Limits,
         dropped: Callable[[PeerId, str], None] | None,
         compression: Encoding | None,
+        spools: Mapping[str, Spool],
     ) -> None:
         self.identity, self.transport_key, self.members = identity, transport_key, members
-        self.limits, self.codec = limits, Codec()
+        self.limits, self.codec, self.spools = limits, Codec(), spools
         self.compression = compression or encoding("none")
         self.session = secrets.token_bytes(16)
         self.pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="coterie-network")

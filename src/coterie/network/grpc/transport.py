@@ -29,6 +29,7 @@ from coterie.network.grpc.serving import Listener
 from coterie.network.grpc.station import Station, log
 from coterie.network.limits import Limits
 from coterie.network.members import Members
+from coterie.network.spool import Spool
 from coterie.network.transport import Receiver
 
 _FLUSH_SECONDS = 2.0
@@ -40,6 +41,7 @@ class GrpcTransport:
     ``receive(sender, frame)`` and ``dropped(peer, reason)`` are called on that loop. ``listen``: "host:port", with port
     0 for any; None for a site that only dials out, which then keeps a stream to every member whose address it knows.
     ``addresses``: where members can be dialled. ``compression``: how snapshots are sent to those who can decode it.
+    ``spools``: by layout hash, where snapshots go as they come in that are not to be in memory.
     """
 
     def __init__(
@@ -54,13 +56,16 @@ class GrpcTransport:
         addresses: Mapping[PeerId, str] = MappingProxyType({}),
         dropped: Callable[[PeerId, str], None] | None = None,
         compression: Compression = "none",
+        spools: Mapping[str, Spool] = MappingProxyType({}),
     ) -> None:
         """Raises IdentityError for a transport key of another peer, NetworkError for a wrong address."""
         _require_own(identity, transport_key)
         self._listen = str(Address.parse(listen, to_listen=True)) if listen is not None else None
         self._addresses = {peer: str(Address.parse(address)) for peer, address in addresses.items()}
         limits = limits or Limits()
-        self._station = Station(identity, transport_key, members, receive, limits, dropped, encoding(compression))
+        self._station = Station(
+            identity, transport_key, members, receive, limits, dropped, encoding(compression), spools
+        )
         self._links: dict[PeerId, Link] = {}
         self._listener = Listener(self._station, self._link)
         self._dialler = Dialler(self._station, keeps=listen is None)
@@ -121,6 +126,11 @@ class GrpcTransport:
             asyncio.get_running_loop().call_soon(failed)
         else:
             link.post(frame, failed)
+
+    def since_bytes(self, peer: PeerId) -> float:
+        """See ``Transport``."""
+        link = self._links.get(peer)
+        return float("inf") if link is None else asyncio.get_running_loop().time() - link.account.moved
 
     def set_members(self, members: Members) -> None:
         """From now on these are the members. Streams of others are cut at once; those of a peer whose certificate is

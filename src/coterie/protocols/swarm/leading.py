@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from coterie.errors import LedgerError, MessageError
 from coterie.identity import PeerId as Key
+from coterie.layout import Snapshot
 from coterie.ledger.records import Record
 from coterie.protocols.consensus.chores import Chores
 from coterie.protocols.consensus.messages import ConsensusAhead
@@ -291,7 +293,32 @@ class Leading:
         training = self._training
         shares = rules.contributions(training.state, check_ins, training.key, training.agreed)
         wanted = [c for c, share in zip(check_ins, shares, strict=True) if share.weight > 0 and not share.merged]
-        models = await asyncio.gather(*(self._ordering.model(check_in, len(wanted)) for check_in in wanted))
-        lacking = [c.author for c, model in zip(wanted, models, strict=True) if model is None]
+        pulls = [asyncio.ensure_future(self._ordering.model(check_in, len(wanted))) for check_in in wanted]
+        try:
+            await self._until_pulled(wanted, pulls)
+            lacking = [c.author for c, p in zip(wanted, pulls, strict=True) if not p.done() or p.result() is None]
+        finally:
+            for pull in pulls:
+                pull.cancel()
         found = [check_in for check_in in check_ins if check_in.author not in lacking]
         return found if len(found) >= training.site.terms.min_peers else None
+
+    async def _until_pulled(
+        self, wanted: Sequence[CheckInRecord], pulls: Sequence[asyncio.Future[Snapshot | None]]
+    ) -> None:
+        """Returns when all are here, or cannot be had, or take longer than they may since the last one came.
+
+        That is the time of one model for each that is on its way, as these share the line.
+        """
+        training, left, came = self._training, len(pulls) + 1, 0.0
+        while True:
+            now = training.peer.clock.time()
+            open_ = [c.author for c, pull in zip(wanted, pulls, strict=True) if not pull.done()]
+            if len(open_) < left:
+                left, came = len(open_), now
+            sending = sum(training.models.sends(peer) for peer in map(training.peer_of, open_) if peer is not None)
+            given = max(sending, 1) * training.models.seconds
+            if not open_ or now >= came + given:
+                return
+            training.progress += sending > 0
+            await training.bell.wait(training.settings.beat)

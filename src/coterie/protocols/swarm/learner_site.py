@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -96,13 +95,6 @@ class LearnerSite:
     @property
     def layout(self) -> Layout:
         return self._learner.layout
-
-    @property
-    def room(self) -> int:
-        return sys.maxsize
-
-    async def keep(self, snapshot: Snapshot) -> Snapshot:
-        return snapshot
 
     async def check_in(self, round: int) -> CheckedIn:
         if self._lost and self._vector is not None:

@@ -154,7 +154,8 @@ class Ordering:
         if snapshot is None:
             there = [key for key in training.roll.holders(digest, epoch) if key != found.leader]
             whom = [training.peer_of(key) for key in [found.leader, *there] if key != training.key]
-            snapshot = await training.models.get(digest, [peer for peer in whom if peer is not None])
+            at_once = len(training.others())  # all get it from the leader
+            snapshot = await training.models.get(digest, [peer for peer in whom if peer is not None], at_once)
             if snapshot is None or not await self._is_right(found, digest):
                 return False
         if training.state.epoch != epoch or len(training.proposals) >= _MOST_PROPOSALS:
@@ -191,8 +192,9 @@ class Ordering:
         """The model of a check-in, one of ``parts`` to merge; None where it cannot be had."""
         training = self._training
         peer = training.peer_of(check_in.author)
-        found = await training.models.part(check_in.says.model, [] if peer is None else [peer], parts)
+        found = await training.models.get(check_in.says.model, [] if peer is None else [peer], parts)
         training.progress += 1
+        training.bell.ring()
         return found
 
     async def _is_right(self, found: MergeBlock, digest: bytes) -> bool:

@@ -35,6 +35,11 @@ class Roll:
             return now < self.began + self.silence
         return not heard.beat.leaving and now < heard.at + self.silence
 
+    def has_left(self, key: Key) -> bool:
+        """Whether it has said its last word."""
+        heard = self.heard.get(key)
+        return heard is not None and heard.beat.leaving
+
     def lacks(self, key: Key, epoch: int, digest: bytes | None) -> bool:
         """Whether it may still need something for the final model of this hash, of the last merge before ``epoch``."""
         heard = self.heard.get(key)

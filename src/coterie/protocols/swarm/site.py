@@ -116,15 +116,6 @@ class SwarmSite(Protocol):
         ...
 
     @property
-    def room(self) -> int:
-        """Bytes that models pulled for a merge may take in memory; more are pulled one after the other."""
-        ...
-
-    async def keep(self, snapshot: Snapshot) -> Snapshot:
-        """A model that was pulled, kept until its merge where there is more room than in memory."""
-        ...
-
-    @property
     def remembers(self) -> bool:
         """Whether its model is what it was when it stopped. Where not, it begins with the last merged one."""
         ...

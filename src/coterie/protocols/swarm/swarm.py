@@ -38,6 +38,7 @@ from coterie.protocols.swarm.leading import Leading
 from coterie.protocols.swarm.ordering import Ordering
 from coterie.protocols.swarm.packing import packed, unpacked
 from coterie.protocols.swarm.records import check_in_record
+from coterie.protocols.swarm.shelf import Shelf
 from coterie.protocols.swarm.site import Adopted, Shared, SwarmSite
 from coterie.protocols.swarm.training import Settings, Training
 
@@ -73,7 +74,8 @@ class Swarm:
         memory = peer.store.get(_KEY) or {}
         self._serial: int = memory.get("serial", 0)
         self._base: int = memory.get("base", 0)
-        self._pending = unpacked(memory.get("pending"))
+        self._shelf = Shelf(peer.store, memory.get("places", {}))
+        self._pending = unpacked(memory.get("pending"), self._shelf.get)
         """What this site has checked in and is not merged yet, or will stand for it to the end."""
         self._remember(memory)
         if not memory and not peer.returned and peer.store.get(consensus_log.KEY) is None:
@@ -253,17 +255,26 @@ class Swarm:
     # Memory
 
     def _save(self) -> None:
-        training = self.training
+        training, pending = self.training, self._pending
+        if pending is not None and not self._site.remembers and not pending.ending:
+            pending = None  # it would not be taken up again
+        models = {held.digest: held.snapshot for held in training.proposals.values()}
+        if training.merged is not None and training.state.merged is not None:
+            models[training.state.merged] = training.merged
+        if pending is not None:
+            models[pending.digest] = pending.snapshot
+        self._shelf.put(models)
         memory: dict[str, Any] = {
             "serial": self._serial,
             "base": self._base,
-            "pending": packed(self._pending),
-            "merged": None if training.merged is None else [training.state.merged, training.merged],
+            "pending": packed(pending),
             "proposals": [
-                [[record.encode() for record in held.records], held.snapshot] for held in training.proposals.values()
+                [[record.encode() for record in held.records], held.digest] for held in training.proposals.values()
             ],
+            "places": dict(self._shelf.places),
         }
         self._peer.store.put(_KEY, memory)
+        self._shelf.keep(models)
 
     def _remember(self, memory: dict[str, Any]) -> None:
         """Bring everything to where it stood, from the chain and from what was saved."""
@@ -277,9 +288,10 @@ class Swarm:
             self._base = -1 if epoch else 0  # the last merged model is taken up, again where it was already
         if self._pending is not None:
             training.models.publish(self._pending.digest, self._pending.snapshot, epoch)
-        digest, snapshot = memory.get("merged") or (None, None)
-        if digest is not None and snapshot is not None and digest == training.state.merged:
+        digest = training.state.merged
+        if digest is not None and (snapshot := self._shelf.get(digest)) is not None:
             training.merged = snapshot
             training.models.publish(digest, snapshot, epoch)
-        for records, snapshot in memory.get("proposals", ()):
-            self._ordering.put_back(tuple(Record.decode(data) for data in records), snapshot)
+        for records, digest in memory.get("proposals", ()):
+            if (snapshot := self._shelf.get(digest)) is not None:
+                self._ordering.put_back(tuple(Record.decode(data) for data in records), snapshot)

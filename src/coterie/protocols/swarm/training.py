@@ -96,7 +96,7 @@ class Training:
     def __post_init__(self) -> None:
         chain, terms = self.ledger.chain, self.site.terms
         self.state = State(beacon=self.first.anchor, interval=terms.sync_frequency)
-        self.models = Models(self.peer, self.site)
+        self.models = Models(self.peer, self.site, self.settings.silence, self._is_heard)
         self.roll = Roll(self.settings.silence, self.peer.clock.time())
         self.agreed = Agreed.of(terms, self.site.layout.hash)
         self.genesis = chain.state.genesis
@@ -126,8 +126,15 @@ class Training:
         return key in self.voters or self.peer_of(key) is not None
 
     def there(self, key: Key) -> bool:
-        """Whether it can be reached."""
-        return key == self.key or self.roll.is_there(key, self.peer.clock.time())
+        """Whether it can be reached: it is heard, or what it says waits behind a model of its on the way here."""
+        if key == self.key or self.roll.is_there(key, self.peer.clock.time()):
+            return True
+        peer = self.peer_of(key)
+        return peer is not None and not self.roll.has_left(key) and self.models.sends(peer)
+
+    def _is_heard(self, peer: PeerId) -> bool:
+        key = self.key_of(peer)
+        return key is not None and self.roll.is_there(key, self.peer.clock.time())
 
     def lacks_the_end(self, key: Key) -> bool:
         """Whether it has not shown yet that it has the final model, and has not left."""

@@ -25,6 +25,7 @@ from coterie.network import Frame
 from coterie.network.grpc.transport import GrpcTransport
 from coterie.network.join import JoinPort
 from coterie.network.limits import Limits
+from coterie.network.spool import Spool
 from coterie.protocols import Peer
 from coterie.protocols.membership import Briefing, Host, Issues, Spread
 from coterie.runtime.node.chains import Chains
@@ -132,6 +133,8 @@ class Node:
         self.lines: dict[bytes, Peer] = {}
         """Conversations beside the node's own, by the line of their codec."""
         self.layouts: dict[str, int] = {}
+        self.spools: dict[str, Spool] = {}
+        """By layout hash, where snapshots of it go that come in; others stay in memory."""
         """Of snapshots that are let in: float32 elements at most, by the layout's hash."""
         self.refusals = Refusals()
         self.dropped = Counter[PeerId]()
@@ -177,6 +180,7 @@ class Node:
             listen=self.table.listen,
             compression=self.table.compression,
             dropped=self._on_dropped,
+            spools=self.spools,
         )
         own = PeerLedger(identity, self.charter.store)
         ledger = _Ledger(own)

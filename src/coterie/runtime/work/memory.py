@@ -99,12 +99,14 @@ class Vectors:
         self.stride = -(-size // _ALIGN) * _ALIGN
         self.segments: list[Segment] = []
         self._rows_of: list[tuple[torch.Tensor, ...]] = []
+        self._maps: list[mmap.mmap] = []
 
     def extend(self, segments: Sequence[Segment]) -> None:
         """Map further segments."""
         for segment in segments:
             self.segments.append(segment)
-            table = torch.frombuffer(_map(segment), dtype=torch.float32, count=segment.nbytes // 4)
+            self._maps.append(_map(segment))
+            table = torch.frombuffer(self._maps[-1], dtype=torch.float32, count=segment.nbytes // 4)
             self._rows_of.append(table.view(-1, self.stride)[:, : self.size].unbind(0))
 
     def __getitem__(self, block: Block) -> torch.Tensor:
@@ -131,8 +133,18 @@ class Arena(Vectors):
         return self._free.pop()
 
     def give(self, block: Block) -> None:
-        """Take a block back."""
+        """Take a block back; its pages go back to the system where a large one may not be needed again for long."""
+        if self.travels and hasattr(mmap, "MADV_REMOVE"):
+            self._let_go(block)
         self._free.append(block)
+
+    def _let_go(self, block: Block) -> None:
+        """Punch a hole into the segment, of the block's whole pages."""
+        segment, row = block
+        start, end = (4 * self.stride * at for at in (row, row + 1))
+        start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+        if start < end:
+            self._maps[segment].madvise(mmap.MADV_REMOVE, start, end - start)
 
 
 class SharedSnapshot(Snapshot):
