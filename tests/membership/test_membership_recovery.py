@@ -127,6 +127,15 @@ def test_an_answer_that_was_lost_comes_again_and_nothing_is_signed_twice():
         assert (found.membership.founder == NEW.id) == (missing == 0)
 
 
+def test_an_invitation_for_a_successor_is_of_use_to_one_key_only():
+    helper = Helper()
+    invitation = helper.invite()
+    helper.recover(*SAFES[:2], invitation=invitation)
+    with pytest.raises(MembershipError, match="used by another key"):
+        helper.recover(*SAFES[:2], invitation=invitation, who=person("ann-once-more"))
+    assert helper.book.membership.founder == NEW.id
+
+
 def test_a_successor_that_was_lost_is_replaced_again():
     helper = Helper()
     helper.recover(*SAFES[:2])

@@ -51,11 +51,13 @@ from coterie.protocols.membership.join_messages import (
     requests,
     signed_part,
 )
-from coterie.protocols.membership.records import KIND_OF, Admission, Consent, Countersignature, Succession
+from coterie.protocols.membership.records import KIND_OF, Admission, Consent, Countersignature, Succession, read
 
 MOST_FAILURES = 10
 """Of one address in ``_WINDOW_MS``; more are refused unread."""
 _WINDOW_MS = 60_000
+_TRIED_MS = 60_000
+"""How long an invitation would hold that is only thought of, to see whether its use would count."""
 _MOST_ADDRESSES = 4096
 _PIECE_BYTES = MOST_ANSWER_BYTES // 2
 _REFUSED = "refused"
@@ -131,7 +133,7 @@ class Host:
             signature=bytes(64),
         )
         try:
-            self.book.draft(self.identity, self._deed(request, Issued(newcomer.id, self._now() + 1, replaces)))
+            self.book.draft(self.identity, self._deed(request, Issued(newcomer.id, self._now() + _TRIED_MS, replaces)))
         except MembershipError as error:
             why = error.what.removeprefix("that would not count: ")
             raise MembershipError(
@@ -165,7 +167,7 @@ class Host:
         try:
             records = [Record.decode(data) for data in request.records]
             if records:
-                self._require_recovery(records)
+                self._require_recovery(records, entry)
                 self.book.accept(records)
         except (LedgerError, MembershipError) as error:
             raise _Refusal(error.what, f"a recovery: {error.what}") from None
@@ -174,10 +176,17 @@ class Host:
         found, total = self._records(request.start)
         return History(self.book.replay.graph.genesis.encode(), request.start, total, found, self._brief())
 
-    def _require_recovery(self, records: list[Record]) -> None:
+    def _require_recovery(self, records: list[Record], entry: Issued) -> None:
+        """The invitation is marked as used before a succession is kept."""
         for record in records:
             if record.author not in self.book.replay.genesis.policy.recovery or record.kind not in _RECOVERY_KINDS:
                 raise MembershipError("it is not signed by a recovery key, or does something else", where=record.where)
+            deed = read(record, self.book.federation)
+            if not isinstance(deed, Succession):
+                continue
+            if entry.used_by not in ("", deed.peer):
+                raise MembershipError("the invitation was used by another key", where=entry.used_by)
+            entry = self.issues.use(entry, deed.peer)
 
     def _proved(self, data: bytes) -> tuple[JoinRequest | RecoveryRequest, Issued]:
         """The request, if it proves that its sender holds an invitation of this peer's."""

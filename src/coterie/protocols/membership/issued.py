@@ -55,9 +55,11 @@ class Issues:
         """The invitation with this public key; None for one that was never issued, or ended long ago."""
         return self._entries().get(key)
 
-    def use(self, entry: Issued, peer: PeerId) -> None:
+    def use(self, entry: Issued, peer: PeerId) -> Issued:
         """Durably mark it as used by ``peer``."""
-        self._put({**self._entries(), entry.key: msgspec.structs.replace(entry, used_by=peer)})
+        used = msgspec.structs.replace(entry, used_by=peer)
+        self._put({**self._entries(), entry.key: used})
+        return used
 
     def _is_over(self, entry: Issued) -> bool:
         return entry.expires + (KEEP_USED_MS if entry.used_by else 0) < self._now()
