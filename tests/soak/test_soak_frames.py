@@ -27,9 +27,9 @@ from coterie.protocols import Model
 from coterie.protocols.membership.spread import MembershipFetch, MembershipLog, MembershipNews
 from coterie.protocols.peer import Pull
 from coterie.runtime.node.chains import ChainHeadsAsk
-from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.messages import ReachAsk, SpecAsk, StandingAsk
 from coterie.runtime.node.processes import NodeProcess
+from coterie.runtime.node.roster import Roster
 
 pytestmark = pytest.mark.soak
 SECONDS = float(os.environ.get("COTERIE_SOAK_SECONDS", "180"))
@@ -104,9 +104,9 @@ def test_fuzz(tmp_path: Path, rounds_in: Callable[[float], int], row: Callable[[
         contact = f"127.0.0.1:{status(founder)['port']}"
         others = [made.admit(founder, contacts=[contact]) for _ in range(2)]
         intruder = made.admit(founder).home
-        charter = Charter(intruder.path, intruder.table.federation)
-        genesis, layout = charter.store.genesis, charter.genesis.layout
-        charter.close()
+        roster = Roster(intruder.path, intruder.table.federation)
+        genesis, layout = roster.store.genesis, roster.genesis.layout
+        roster.close()
         made.start(*others)
 
         wait_until("all train", lambda: all(status(node).get("round", -1) > 0 for node in made.nodes[:3]))

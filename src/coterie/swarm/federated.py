@@ -152,7 +152,7 @@ async def _waiting(future: asyncio.Future[T], tell: Callable[[], None]) -> T:
 
 
 def _named(text: str, process: ProcessNode) -> str:
-    for peer in process.node.charter.peers:
+    for peer in process.node.roster.peers:
         called = process.part.waits.called(peer)
         text = text.replace(peer, called).replace(peer[:12], called)
     return text

@@ -15,9 +15,9 @@ from coterie.network.grpc.transport import GrpcTransport
 from coterie.protocols import Peer
 from coterie.protocols.swarm.gathering import Gatherings
 from coterie.runtime.node.chains import Chains
-from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.messages import Standing, StandingAsk
+from coterie.runtime.node.roster import Roster, now_ms
 from coterie.runtime.node.spec_source import SpecSource
 from coterie.runtime.node.waits import Waits
 from coterie.spec import Spec
@@ -32,16 +32,16 @@ class ScriptPart:
     def __init__(
         self,
         home: Home,
-        charter: Charter,
+        roster: Roster,
         peer: Peer,
         chains: Chains,
         transport: GrpcTransport,
         at_door: Callable[[Sequence[PeerId]], Awaitable[list[PeerId]]],
     ) -> None:
-        self._home, self._charter, self._peer, self._chains = home, charter, peer, chains
-        self.waits = Waits(charter, at_door)
-        self._source = SpecSource(home, charter, peer, self.waits)
-        self.gatherings = Gatherings(peer, charter.store.genesis, lambda: charter.peers, self.waits.called)
+        self._home, self._roster, self._peer, self._chains = home, roster, peer, chains
+        self.waits = Waits(roster, at_door)
+        self._source = SpecSource(home, roster, peer, self.waits)
+        self.gatherings = Gatherings(peer, roster.store.genesis, lambda: roster.peers, self.waits.called)
         self.trainings: dict[str, Training] = {}
         """By contract."""
         self.names: set[str] = set()
@@ -80,7 +80,7 @@ class ScriptPart:
             spec = await self._source.get()
             _check(spec, self._home)
             await self._until_member()
-            await self._chains.recover(self._charter.others(self._peer.id))
+            await self._chains.recover(self._roster.others(self._peer.id))
         except CoterieError as error:
             self.spec_checked.set_exception(error)
             raise
@@ -94,13 +94,13 @@ class ScriptPart:
                 training.leave()
 
     async def _until_member(self) -> None:
-        while not self._charter.membership_has(self._peer.id):
+        while not self._roster.membership_has(self._peer.id):
             await self.waits.say("waits to be a member: others must sign its admission (coterie federation status)")
             await asyncio.sleep(1.0)
 
     def members_changed(self) -> None:
         for training in self.trainings.values():
-            training.members_changed(self._charter.peers)
+            training.members_changed(self._roster.peers)
 
     def close(self) -> None:
         trainings, self.trainings = self.trainings, {}

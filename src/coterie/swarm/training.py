@@ -24,8 +24,8 @@ from coterie.network.spool import Spool
 from coterie.protocols import Peer
 from coterie.protocols.swarm import Settings, Swarm, Terms
 from coterie.protocols.swarm.audit import CHAIN, CHARTER, CONTRACT, TRAININGS
-from coterie.runtime.node.charter import now_ms
 from coterie.runtime.node.daemon import Node
+from coterie.runtime.node.roster import now_ms
 from coterie.runtime.node.store import StateStore
 from coterie.runtime.work.memory import Arena, SharedMemory
 from coterie.swarm.site import ScriptSite
@@ -166,7 +166,7 @@ class Training:
         node, own = self._node, self._node.peer
         return Peer(
             id=own.id,
-            members=node.charter.peers,
+            members=node.roster.peers,
             neighbours=(),
             learner=self.site,  # type: ignore[arg-type]  # swarm asks its site; the peer itself asks for samples only
             ledger=own.ledger,
@@ -182,7 +182,7 @@ class Training:
         )
 
     def _member(self, peer: PeerId) -> PeerId | None:
-        return peer if self._node.charter.membership_has(peer) else None
+        return peer if self._node.roster.membership_has(peer) else None
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():

@@ -76,14 +76,14 @@ def test_the_same_command_again_gets_the_same_peer_in(
                 assert "give the same command again" in caught.value.remedy
             assert not (path / "node.toml").exists()  # nothing takes it for a node's home
             key = Home(path).identity.id
-            admitted = node.charter.membership.members
+            admitted = node.roster.membership.members
             assert (key in admitted) == (breaks == "after")
 
             home, joined = await join_federation(path, invitation, TABLE, name="b")
             assert home.identity.id == key
             assert list(joined.membership.members) == [founder.identity.id, key]
-            assert list(node.charter.membership.members) == list(joined.membership.members)
-            assert node.charter.book.size == 1  # admitted once
+            assert list(node.roster.membership.members) == list(joined.membership.members)
+            assert node.roster.book.size == 1  # admitted once
             assert home.table.federation == founder.table.federation
             assert not (path / "joining").exists()
 
@@ -118,7 +118,7 @@ def test_data_that_cannot_be_read_are_named_before_the_invitation_is_used(founde
             with pytest.raises(DataError, match="there is no CSV file"):
                 await join_federation(path, invitation, table, name="b")
             assert not path.exists()
-            assert node.charter.book.size == 0
+            assert node.roster.book.size == 0
             (tmp_path / "no.csv").write_text("1,2,no\n3,4,yes\n" * 5)
             home, _ = await join_federation(path, invitation, table, name="b")
             assert home.table.dataset == table.dataset

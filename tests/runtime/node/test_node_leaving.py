@@ -12,7 +12,6 @@ from coterie import spec as specs
 from coterie.errors import MembershipError, NodeError
 from coterie.protocols.membership import sign_leave
 from coterie.runtime.node import leaving
-from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.commands import Commands
 from coterie.runtime.node.daemon import Node
 from coterie.runtime.node.departing import DepartingNode, leave_without_node
@@ -21,6 +20,7 @@ from coterie.runtime.node.doctor import examine
 from coterie.runtime.node.founding import found_run
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.leaving import leave, outlook
+from coterie.runtime.node.roster import Roster
 
 SECONDS = 60.0
 
@@ -51,12 +51,12 @@ def told_of(home: Home, node: Node) -> None:
 
 
 def members(home: Home) -> tuple[set[str], tuple[str, ...]]:
-    charter = Charter(home.path, home.table.federation)
+    roster = Roster(home.path, home.table.federation)
     try:
-        membership = charter.membership
+        membership = roster.membership
         return {member.name for member in membership.members.values()}, membership.left
     finally:
-        charter.close()
+        roster.close()
 
 
 def test_nothing_is_signed_where_nobody_can_be_told(homes: list[Home], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,9 +71,9 @@ def test_a_leave_that_was_signed_and_not_heard_is_handed_over_later(
 ) -> None:
     monkeypatch.setattr(leaving, "SECONDS", SECONDS)
     a, b, _ = homes
-    charter = Charter(b.path, b.table.federation)
-    sign_leave(charter.book, b.identity)  # and the machine was switched off
-    charter.close()
+    roster = Roster(b.path, b.table.federation)
+    sign_leave(roster.book, b.identity)  # and the machine was switched off
+    roster.close()
     with pytest.raises(NodeError, match="this peer has left the federation") as caught:
         asyncio.run(Node(b, Idle).run())
     assert "coterie federation leave" in caught.value.remedy
@@ -83,7 +83,7 @@ def test_a_leave_that_was_signed_and_not_heard_is_handed_over_later(
             told_of(b, other)
             answer = await leave_without_node(b.path)
             assert answer == {"told": ["a"], "others": 2}
-            assert b.identity.id in other.charter.membership.left
+            assert b.identity.id in other.roster.membership.left
             monkeypatch.setattr(leaving, "REFUSED", 1.0)
             answer = await leave_without_node(b.path)  # the member that refuses this peer has heard: it is said so
             assert answer["told"] == ["a"]
@@ -113,7 +113,7 @@ def test_where_nobody_fetches_the_record_the_node_goes_on(homes: list[Home], mon
                 monkeypatch.setattr(leaving, "SECONDS", SECONDS)
                 assert (await leave(node))["told"] == ["a"]  # the very same record
                 assert node._stop.is_set()
-                assert node.charter.book.size == 3
+                assert node.roster.book.size == 3
 
     asyncio.run(try_to_leave())
     assert members(a) == ({"a", "c"}, (b.identity.id,))
@@ -139,9 +139,9 @@ def test_doctor_says_that_a_peer_has_left(homes: list[Home]) -> None:
         return next((check.verdict, check.found) for check in examine(homes[1].path) if check.name == "ledger")
 
     assert ledger() == ("good", "3 members")
-    charter = Charter(homes[1].path, homes[1].table.federation)
-    charter.book.leave(homes[1].identity)
-    charter.close()
+    roster = Roster(homes[1].path, homes[1].table.federation)
+    roster.book.leave(homes[1].identity)
+    roster.close()
     verdict, found = ledger()
     assert verdict == "bad"
     assert "has left" in found
@@ -158,9 +158,9 @@ def test_an_unknown_member_is_answered_by_the_known_ones(homes: list[Home]) -> N
 
 def test_the_last_one_is_refused(homes: list[Home]) -> None:
     a, b, c = homes
-    charter = Charter(a.path, a.table.federation)
+    roster = Roster(a.path, a.table.federation)
     for home in (b, c):
-        charter.book.leave(home.identity)
-    charter.close()
+        roster.book.leave(home.identity)
+    roster.close()
     with pytest.raises(MembershipError, match="the only member"):
         asyncio.run(leave_without_node(a.path))

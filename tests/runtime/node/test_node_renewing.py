@@ -32,11 +32,11 @@ def test_no_certificate_is_taken_that_nobody_hears_of(homes: list[Home], monkeyp
 
     async def work() -> None:
         async with at_work(homes[0]) as alone:
-            before, size = homes[0].transport.certificate, alone.charter.book.size
+            before, size = homes[0].transport.certificate, alone.roster.book.size
             with pytest.raises(NodeError, match="no member answers"):
                 await alone.renew_certificate()
             assert homes[0].transport.certificate == before
-            assert alone.charter.book.size == size, "nothing was signed"
+            assert alone.roster.book.size == size, "nothing was signed"
 
     asyncio.run(asyncio.wait_for(work(), SECONDS))
 
@@ -76,7 +76,7 @@ def test_a_certificate_that_has_leaked_is_worth_nothing_once_its_owner_has_renew
                     await asyncio.sleep(0.01)
                 await Commands(first).renew({})
                 now = first.home.transport.certificate
-                while now not in (held := second.charter.membership.members[first.identity.id].certificates):
+                while now not in (held := second.roster.membership.members[first.identity.id].certificates):
                     await asyncio.sleep(0.01)
                 assert leaked not in held
                 while second.transport.connected != (first.identity.id,):
@@ -88,11 +88,11 @@ def test_a_certificate_that_has_leaked_is_worth_nothing_once_its_owner_has_renew
 def test_a_member_cannot_hide_another_by_its_name(homes: list[Home]) -> None:
     async def work() -> None:
         async with at_work(homes[0]) as first:
-            commands, membership = Commands(first), first.charter.membership
+            commands, membership = Commands(first), first.roster.membership
             accomplice, hidden = list(membership.members)[1:]
             members = dict(membership.members)
             members[accomplice] = replace(members[accomplice], name=hidden)
-            first.charter.book.replay._membership = replace(membership, members=members)
+            first.roster.book.replay._membership = replace(membership, members=members)
             assert commands._member_named(hidden) == hidden
 
     asyncio.run(asyncio.wait_for(work(), SECONDS))

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 
 from coterie.protocols.membership import Briefing
-from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.founding import _enter, found_run
 from coterie.runtime.node.home import Home, NodeTable
+from coterie.runtime.node.roster import Roster
 
 
 @pytest.mark.parametrize(
-    ("places", "gone", "roster"),
+    ("places", "gone", "numbered"),
     [
         ("ab", "", "ab"),
         ("abc", "", "abc"),
@@ -26,11 +26,11 @@ from coterie.runtime.node.home import Home, NodeTable
         ("abcd", "bd", "abc"),
     ],
 )
-def test_the_first_places_are_numbers_and_newcomers_take_the_free_ones(places: str, gone: str, roster: str) -> None:
-    charter = Charter.__new__(Charter)
+def test_the_first_places_are_numbers_and_newcomers_take_the_free_ones(places: str, gone: str, numbered: str) -> None:
+    roster = Roster.__new__(Roster)
     members = {peer: None for peer in places if peer not in gone}
-    charter.book = SimpleNamespace(membership=SimpleNamespace(places=tuple(places), members=members))
-    assert "".join(charter.roster(3)) == roster
+    roster.book = SimpleNamespace(membership=SimpleNamespace(places=tuple(places), members=members))
+    assert "".join(roster.numbered(3)) == numbered
 
 
 @pytest.mark.parametrize("forged", [False, True])
@@ -50,9 +50,9 @@ def test_a_newcomer_takes_the_spec_that_the_founder_signed_and_addresses_that_ar
     text, signature = founder.spec_text or ("", b"")
     contacts = ("192.0.2.7:7400", "junk", "[::]:1", "b.example:7400")
     briefing = Briefing(text + "\n" * forged, signature, contacts)
-    charter = Charter(founder.path, founder.table.federation)
-    genesis, records = charter.book.replay.graph.genesis, [node.record for node in charter.book.log(0, 9)]
-    charter.close()
+    roster = Roster(founder.path, founder.table.federation)
+    genesis, records = roster.book.replay.graph.genesis, [node.record for node in roster.book.log(0, 9)]
+    roster.close()
 
     async def talk(home: Home) -> SimpleNamespace:
         return SimpleNamespace(genesis=genesis, records=records, briefing=briefing)

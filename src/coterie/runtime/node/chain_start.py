@@ -33,7 +33,7 @@ from coterie.ledger.shared.charter import decode_start
 from coterie.network import Message, message
 from coterie.protocols import Peer
 from coterie.protocols.consensus import ChainTerms
-from coterie.runtime.node.charter import Charter as Members
+from coterie.runtime.node.roster import Roster
 
 START, PIN = "shared.start", "shared.pin"
 _LOOK = 0.5
@@ -89,9 +89,9 @@ def save_pin(folder: Path, pin: tuple[int, bytes]) -> None:
 class ChainStart:
     """Where one node gets it, and gives it to others. ``say``: see ``NodeChain``."""
 
-    def __init__(self, folder: Path, members: Members, peer: Peer, say: Callable[[str, Sequence[PeerId]], Any]) -> None:
-        self._folder, self._members, self._peer, self._say = folder, members, peer, say
-        self._vrf = VrfKey.of(peer.identity, members.store.genesis).public
+    def __init__(self, folder: Path, roster: Roster, peer: Peer, say: Callable[[str, Sequence[PeerId]], Any]) -> None:
+        self._folder, self._roster, self._peer, self._say = folder, roster, peer, say
+        self._vrf = VrfKey.of(peer.identity, roster.store.genesis).public
         self._found: Charter | Checkpoint | None = None
         peer.handle(VoterAsk, lambda sender, question: VoterKey(self._vrf))
         peer.handle(CharterAsk, self._on_charter_ask)
@@ -116,9 +116,9 @@ class ChainStart:
         """A charter by this federation's founder, or the checkpoint that is pinned. Raises LedgerError."""
         pin = self._pinned()
         if isinstance(start, Charter) and pin is None:
-            good = (start.genesis, start.founder) == (self._members.store.genesis, self._members.founder)
+            good = (start.genesis, start.founder) == (self._roster.store.genesis, self._roster.founder)
         else:
-            good = start.genesis == self._members.store.genesis and pin == (_epoch(start), start.id)
+            good = start.genesis == self._roster.store.genesis and pin == (_epoch(start), start.id)
         if not good:
             raise LedgerError("not what this federation's shared chain starts from")
         return start
@@ -137,9 +137,9 @@ class ChainStart:
     async def _obtained(self, terms: ChainTerms) -> Charter | Checkpoint:
         own, pin = self._peer.id, self._pinned()
         while True:
-            others = self._members.others(own)
+            others = self._roster.others(own)
             start = await self._of_others(others, pin)
-            if start is None and pin is None and own == self._members.founder:
+            if start is None and pin is None and own == self._roster.founder:
                 start = await self._founded(terms)
             if start is not None:
                 _write(self._folder / START, start.encode())
@@ -162,7 +162,7 @@ class ChainStart:
 
     async def _founded(self, terms: ChainTerms) -> Charter | None:
         """The charter, signed, once all who are to vote have told their keys."""
-        weights = terms.weights or {peer: 1 for peer in self._peer.members if self._members.membership_has(peer)}
+        weights = terms.weights or {peer: 1 for peer in self._peer.members if self._roster.membership_has(peer)}
         keys = {self._peer.id: self._vrf}
         others = [peer for peer in weights if peer != self._peer.id]
         answers = await self._peer.ask_all(others, VoterAsk(), _ANSWER)
@@ -174,7 +174,7 @@ class ChainStart:
             await self._say(f"cannot found the shared chain before all voters have told their keys: {names}", silent)
             return None
         voters = {peer: (keys[peer], weight) for peer, weight in weights.items()}
-        return terms.charter(self._peer.identity, self._members.store.genesis, voters)
+        return terms.charter(self._peer.identity, self._roster.store.genesis, voters)
 
     def _on_charter_ask(self, sender: PeerId, question: CharterAsk) -> CharterText:
         """Also before this node's protocol has begun, and after its end."""

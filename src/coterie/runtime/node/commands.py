@@ -10,10 +10,10 @@ from coterie.identity import PeerId, short_name
 from coterie.ledger import Record
 from coterie.protocols.membership import invite
 from coterie.protocols.membership.replay import Removal
-from coterie.runtime.node.charter import now_ms
 from coterie.runtime.node.control import Command
 from coterie.runtime.node.leaving import leave
 from coterie.runtime.node.messages import Reach, ReachAsk, Standing, StandingAsk
+from coterie.runtime.node.roster import now_ms
 
 if TYPE_CHECKING:
     from coterie.runtime.node.daemon import Node
@@ -49,7 +49,7 @@ class Commands:
     async def status(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         node = self._node
         connected = set(node.transport.connected)
-        membership, spec = node.charter.membership, node.part.spec
+        membership, spec = node.roster.membership, node.part.spec
         by_rounds = spec is not None and not spec.is_for_scripts
         return {
             "state": node.part.state,
@@ -57,7 +57,7 @@ class Commands:
             "peer": node.identity.id,
             "name": short_name(node.identity.id),
             "federation": node.table.federation,
-            "federation_name": node.charter.genesis.federation,
+            "federation_name": node.roster.genesis.federation,
             "founder": membership.founder,
             "round": node.part.standing().round,
             "chain": node.part.chain.status if node.part.chain is not None else None,
@@ -82,14 +82,14 @@ class Commands:
             ],
             "expelled": {peer: _why_out(removal) for peer, removal in membership.expelled.items()},
             "left": list(membership.left),
-            "quorum": node.charter.genesis.policy.quorum,
+            "quorum": node.roster.genesis.policy.quorum,
             "pending": {record.hex(): [p.signed, p.needed] for record, p in membership.pending.items()},
         }
 
     async def examine(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Its status, and what the others answer: whether, by which clock, and whether they can dial this node."""
         node = self._node
-        others = node.charter.others(node.identity.id)
+        others = node.roster.others(node.identity.id)
         asked = now_ms()
         answers = await node.peer.ask_all(others, StandingAsk(), _ANSWER)
         middle = (asked + now_ms()) // 2
@@ -125,7 +125,7 @@ class Commands:
         node.host.require_right(replaces)
         contacts = request.get("contacts") or [node.contacts.own_contact(node.join_port.port)]
         invitation = invite(
-            genesis=node.charter.store.genesis,
+            genesis=node.roster.store.genesis,
             inviter=node.identity.id,
             fingerprint=node.home.transport.certificate.fingerprint,
             contacts=contacts,
@@ -134,22 +134,22 @@ class Commands:
         )
         text = invitation.text()
         node.issues.add(invitation, replaces)
-        recovers = bool(replaces) and replaces == node.charter.membership.founder
+        recovers = bool(replaces) and replaces == node.roster.membership.founder
         return {"invitation": text, "contacts": contacts, "replaces": replaces, "recovers": recovers}
 
     async def expel(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         node, peer = self._node, self._member_named(request["peer"])
-        record = node.charter.book.expel(node.identity, peer, request.get("reason", ""))
-        return {"peer": peer, "expelled": peer in node.charter.membership.expelled, "record": record.id.hex()}
+        record = node.roster.book.expel(node.identity, peer, request.get("reason", ""))
+        return {"peer": peer, "expelled": peer in node.roster.membership.expelled, "record": record.id.hex()}
 
     async def countersign(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         node, record = self._node, record_id(request["record"])
-        node.charter.book.countersign(node.identity, record)
+        node.roster.book.countersign(node.identity, record)
         return {}
 
     async def heads(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """What a record that is signed elsewhere, by a key that is not this node's, is to follow."""
-        parents, time = self._node.charter.book.follow()
+        parents, time = self._node.roster.book.follow()
         return {"parents": [parent.hex() for parent in parents], "time": time}
 
     async def take(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -158,7 +158,7 @@ class Commands:
             record = Record.decode(bytes.fromhex(request["record"]))
         except (ValueError, LedgerError) as error:
             raise NodeError(f"not a record: {error}") from None
-        self._node.charter.book.accept([record])
+        self._node.roster.book.accept([record])
         return {}
 
     async def renew(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -176,7 +176,7 @@ class Commands:
 
     def _member_named(self, text: str) -> PeerId:
         """The one member with this name, short name, or beginning of its id. Raises NodeError."""
-        members = self._node.charter.membership.members
+        members = self._node.roster.membership.members
         if text in members:  # another may call itself by it
             return text
         found = [

@@ -12,10 +12,10 @@ from coterie.identity import Identity, PeerId, short_name
 from coterie.network.discovery import Address, AddressBook, Addresses, Dht, Discovery, load_book
 from coterie.network.grpc.transport import GrpcTransport
 from coterie.protocols import Peer
-from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.finding import owner_of
 from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.node.messages import Reach
+from coterie.runtime.node.roster import Roster
 
 _TELL = (1.0, 60.0)
 """Seconds between two tellings: at first, and at most. The wait doubles."""
@@ -29,14 +29,14 @@ class Contacts:
     """The addresses of a node's federation. ``run`` goes on until it is cancelled."""
 
     def __init__(
-        self, home: Home, table: NodeTable, identity: Identity, charter: Charter, peer: Peer, transport: GrpcTransport
+        self, home: Home, table: NodeTable, identity: Identity, roster: Roster, peer: Peer, transport: GrpcTransport
     ) -> None:
         """The transport must have been started: its port is announced."""
-        self._table, self._identity, self._charter = table, identity, charter
+        self._table, self._identity, self._roster = table, identity, roster
         self._peer, self._transport = peer, transport
         path = home.path / "addresses.json"
         self._book = AddressBook(private_networks=table.private_networks)
-        load_book(self._book, path, charter.store.genesis, time.time())
+        load_book(self._book, path, roster.store.genesis, time.time())
         dht = None
         if table.dht_listen is not None:
             dht = Dht(
@@ -48,10 +48,10 @@ class Contacts:
             )
         self._discovery = Discovery(
             identity,
-            charter.store.genesis,
+            roster.store.genesis,
             self._book,
             self._found,
-            is_member=charter.membership_has,
+            is_member=roster.membership_has,
             dht=dht,
             endpoints=[Address.parse(text) for text in self.endpoints()],
             contacts=[Address.parse(text) for text in table.contacts],
@@ -82,7 +82,7 @@ class Contacts:
     def members_changed(self) -> None:
         """Somebody came or went."""
         for peer in list(self._book.entries):
-            if not self._charter.membership_has(peer):
+            if not self._roster.membership_has(peer):
                 self._discovery.forget(peer)
                 self._transport.set_address(peer, None)
         self._discovery.wake()
@@ -108,7 +108,7 @@ class Contacts:
             return None
         self._dialled[peer] = now
         candidates = self._book.candidates(peer)
-        owners = [await owner_of(address, self._charter.members()) for address in candidates[:2]]
+        owners = [await owner_of(address, self._roster.members()) for address in candidates[:2]]
         return Reach(peer in owners)
 
     @property
@@ -118,7 +118,7 @@ class Contacts:
 
     async def at_door(self, peers: Sequence[PeerId]) -> list[PeerId]:
         """Which of these show their certificates where they are known to listen: dialled, and not met, they refuse."""
-        known, members = [peer for peer in peers if self._book.candidates(peer)], self._charter.members()
+        known, members = [peer for peer in peers if self._book.candidates(peer)], self._roster.members()
         owners = await asyncio.gather(*(owner_of(self._book.candidates(peer)[0], members) for peer in known))
         return [peer for peer, owner in zip(known, owners, strict=True) if owner == peer]
 
@@ -145,7 +145,7 @@ class Contacts:
 
     def _found(self, address: Address, peer: PeerId | None) -> None:
         if peer is not None:
-            if self._charter.membership_has(peer):
+            if self._roster.membership_has(peer):
                 self._transport.set_address(peer, str(address))
             return
         task = asyncio.get_running_loop().create_task(self._probe(address))
@@ -154,7 +154,7 @@ class Contacts:
 
     async def _probe(self, address: Address) -> None:
         """Whose is an address that somebody named without a name?"""
-        owner = await owner_of(address, self._charter.members())
+        owner = await owner_of(address, self._roster.members())
         self._discovery.dialled(address, None, owner)
         if owner is not None and owner != self._identity.id:
             _log.info("found %s at %s", short_name(owner), address)
@@ -173,7 +173,7 @@ class Contacts:
                 await asyncio.sleep(0.1)  # several pieces of news come together
             except TimeoutError:
                 wait = min(2 * wait, most)
-            reachable = [p for p in self._charter.peers if p != self._identity.id and self._book.candidates(p)]
+            reachable = [p for p in self._roster.peers if p != self._identity.id and self._book.candidates(p)]
             connected = self._transport.connected
             if frozenset(connected) != self._seen:
                 self._seen, wait = frozenset(connected), first

@@ -30,7 +30,6 @@ from coterie.protocols import Peer
 from coterie.protocols.membership import Briefing, Host, Issues, Spread
 from coterie.runtime.node.chains import Chains
 from coterie.runtime.node.changes import tell_of_changes
-from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.commands import Commands
 from coterie.runtime.node.contacts import Contacts
 from coterie.runtime.node.control import ControlServer
@@ -41,6 +40,7 @@ from coterie.runtime.node.metrics_port import MetricsPort
 from coterie.runtime.node.newcomer import Refusals, new_peer
 from coterie.runtime.node.part import Part
 from coterie.runtime.node.renewing import require_heard
+from coterie.runtime.node.roster import Roster, now_ms
 from coterie.runtime.node.shared import NodeChain
 from coterie.runtime.node.store import FileStore, clear_leftovers
 from coterie.runtime.work.memory import Arena, SharedMemory
@@ -107,7 +107,7 @@ class TakesPart(Protocol):
 
 
 PartMaker: TypeAlias = Callable[
-    [Home, Charter, Peer, Chains, GrpcTransport, Callable[[Sequence[PeerId]], Awaitable[list[PeerId]]]], TakesPart
+    [Home, Roster, Peer, Chains, GrpcTransport, Callable[[Sequence[PeerId]], Awaitable[list[PeerId]]]], TakesPart
 ]
 
 
@@ -145,10 +145,10 @@ class Node:
     async def run(self) -> None:
         """Until stopped, by a signal or a command. Raises a CoterieError for what keeps it from starting."""
         with self.home.locked(), contextlib.ExitStack() as closing:
-            self.charter = closing.enter_context(Charter(self.home.path, self.table.federation))
+            self.roster = closing.enter_context(Roster(self.home.path, self.table.federation))
             self._require_in()
-            if self.charter.store.damage is not None:
-                _log.warning("%s", self.charter.store.damage)
+            if self.roster.store.damage is not None:
+                _log.warning("%s", self.roster.store.damage)
             async with contextlib.AsyncExitStack() as ending:
                 chains = await self._meet_others(closing, ending)
                 await self._let_in(closing, ending)
@@ -158,7 +158,7 @@ class Node:
 
     def _require_in(self) -> None:
         """Raise NodeError where this peer has left."""
-        self.charter.require_in(self.identity.id, self.home.path)
+        self.roster.require_in(self.identity.id, self.home.path)
 
     def stop(self) -> None:
         """End soon and well."""
@@ -167,14 +167,14 @@ class Node:
     async def _meet_others(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> Chains:
         """Open the transport, and make whoever talks over it; the chains that are kept with the others."""
         identity, self.transport_key = self.identity, self.home.transport
-        if layout := self.charter.genesis.layout:
+        if layout := self.roster.genesis.layout:
             self.layouts[layout.hex()] = _MOST_ELEMENTS
         self.metrics_port = MetricsPort(self, self.table.metrics) if self.table.metrics is not None else None
         limits = Limits(snapshot_elements=self.layouts)
         self.transport = GrpcTransport(
             identity,
             self.transport_key,
-            self.charter.members(),
+            self.roster.members(),
             self._receive,
             limits,
             listen=self.table.listen,
@@ -182,22 +182,22 @@ class Node:
             dropped=self._on_dropped,
             spools=self.spools,
         )
-        own = PeerLedger(identity, self.charter.store)
+        own = PeerLedger(identity, self.roster.store)
         ledger = _Ledger(own)
         self.peer = new_peer(identity.id, self.transport, ledger, self.refusals)
         self.peer.identity = identity
-        ledger.chains = chains = Chains(self.peer, self.charter.store, own, self.charter.ever_members)
+        ledger.chains = chains = Chains(self.peer, self.roster.store, own, self.roster.ever_members)
         self.part = self._takes_part(
-            self.home, self.charter, self.peer, chains, self.transport, lambda peers: self.contacts.at_door(peers)
+            self.home, self.roster, self.peer, chains, self.transport, lambda peers: self.contacts.at_door(peers)
         )
         closing.callback(self.part.close)
         self.peer.handle(ReachAsk, lambda sender, question: self.contacts.can_dial(sender))
-        self.spread = Spread(self.peer, self.charter.book)
-        self._known = self.charter.membership
-        self.charter.book.watchers.append(self._on_membership)
+        self.spread = Spread(self.peer, self.roster.book)
+        self._known = self.roster.membership
+        self.roster.book.watchers.append(self._on_membership)
         ending.push_async_callback(self.transport.close)
         await self.transport.start()
-        self.contacts = Contacts(self.home, self.table, identity, self.charter, self.peer, self.transport)
+        self.contacts = Contacts(self.home, self.table, identity, self.roster, self.peer, self.transport)
         return chains
 
     async def _let_in(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> None:
@@ -206,7 +206,7 @@ class Node:
         closing.callback(memory.close)
         clear_leftovers(self.home.path / "state")
         self.issues = Issues(FileStore(self.home.path / "state", Arena(memory, 1, 1), ""), now_ms)
-        self.host = Host(self.identity, self.charter.book, self.issues, now_ms, self._brief)
+        self.host = Host(self.identity, self.roster.book, self.issues, now_ms, self._brief)
         self.join_port = await self._open_join_port()
         if self.join_port is not None:
             ending.push_async_callback(self.join_port.close)
@@ -285,9 +285,9 @@ class Node:
 
     def _on_membership(self) -> None:
         """Somebody came, went, or has a new certificate."""
-        before, self._known = self._known, self.charter.membership
+        before, self._known = self._known, self.roster.membership
         tell_of_changes(before, self._known)
-        self.transport.set_members(self.charter.members())
+        self.transport.set_members(self.roster.members())
         self.contacts.members_changed()
         self.part.members_changed()
 
@@ -302,7 +302,7 @@ class Node:
         """Take a new transport certificate well before the old one ends; the others hear of it first."""
         while True:
             left = self.home.transport.certificate.ends - datetime.datetime.now(datetime.UTC)
-            if left < _RENEW_BEFORE and self.identity.id in self.charter.membership.members:
+            if left < _RENEW_BEFORE and self.identity.id in self.roster.membership.members:
                 try:
                     await self.renew_certificate()
                 except NodeError as error:
@@ -316,7 +316,7 @@ class Node:
         """
         await require_heard(self)
         fresh = TransportKey.new(self.identity)
-        self.charter.book.renew(self.identity, fresh.certificate)
+        self.roster.book.renew(self.identity, fresh.certificate)
         await asyncio.sleep(_HEARD)
         self.home.save_transport(fresh)
         self.transport_key = fresh

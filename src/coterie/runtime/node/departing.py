@@ -11,11 +11,11 @@ from coterie.identity import PeerId
 from coterie.network.grpc.transport import GrpcTransport
 from coterie.protocols import Peer
 from coterie.runtime.node.chains import Chains
-from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.daemon import Node
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.leaving import leave
 from coterie.runtime.node.messages import Standing, StandingAsk
+from coterie.runtime.node.roster import Roster, now_ms
 
 
 async def leave_without_node(path: Path) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class _Departing:
     def __init__(
         self,
         home: Home,
-        charter: Charter,
+        roster: Roster,
         peer: Peer,
         chains: Chains,
         transport: GrpcTransport,

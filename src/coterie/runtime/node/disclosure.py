@@ -7,9 +7,9 @@ from pathlib import Path
 
 import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie.errors import NodeError
-from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.control import call
 from coterie.runtime.node.home import Home, NodeTable
+from coterie.runtime.node.roster import Roster
 from coterie.runtime.node.site import data_here
 from coterie.runtime.progress import size
 from coterie.spec import Spec
@@ -25,7 +25,7 @@ def disclosure(path: Path) -> Iterator[str]:
         yield from _of_scripts(spec, table, _others(home))
         return
     dataset, layout = data_here(spec, table)
-    others = _others(home, lambda charter: charter.require_layout(layout.hash, dataset))
+    others = _others(home, lambda roster: roster.require_layout(layout.hash, dataset))
     yield f"federation   {spec.federation.name} ({table.federation[:16]}), protocol {spec.federation.protocol}"
     yield f"data         {table.dataset or spec.data.dataset}: read on this machine, and never sent"
     if names := dataset.class_names[:_MOST_CLASSES]:
@@ -58,13 +58,13 @@ def _of_scripts(spec: Spec, table: NodeTable, others: list[str]) -> Iterator[str
     yield "not hidden   weights tell things about the data they were trained on. No noise is added"
 
 
-def _others(home: Home, look: Callable[[Charter], None] = lambda charter: None) -> list[str]:
+def _others(home: Home, look: Callable[[Roster], None] = lambda roster: None) -> list[str]:
     """The other members' names, from the running node, or from the ledger where none runs; ``look`` sees that too."""
     try:
         members = call(home.socket, {"command": "status"})["members"]
         return [member["name"] for member in members if not member["this"]]
     except NodeError:
         pass
-    with Charter(home.path, home.table.federation) as charter:
-        look(charter)
-        return [member.name for peer, member in charter.membership.members.items() if peer != home.identity.id]
+    with Roster(home.path, home.table.federation) as roster:
+        look(roster)
+        return [member.name for peer, member in roster.membership.members.items() if peer != home.identity.id]

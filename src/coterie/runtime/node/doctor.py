@@ -18,9 +18,9 @@ import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie.errors import CoterieError, NodeError
 from coterie.identity import short_name
 from coterie.network.addresses import Address
-from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.control import call
 from coterie.runtime.node.home import Home, NodeTable
+from coterie.runtime.node.roster import Roster
 
 _LEAST_BYTES = 1 << 30
 _LEAST_DAYS = 14
@@ -134,9 +134,9 @@ def _certificate(home: Home) -> str:
 
 
 def _ledger(home: Home) -> str:
-    with Charter(home.path, home.table.federation) as charter:
-        charter.require_in(home.identity.id, home.path)
-        return f"{len(charter.membership.members)} members"
+    with Roster(home.path, home.table.federation) as roster:
+        roster.require_in(home.identity.id, home.path)
+        return f"{len(roster.membership.members)} members"
 
 
 def _disk(path: Path) -> Check:

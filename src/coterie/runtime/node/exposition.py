@@ -44,14 +44,14 @@ class Exposition(Collector):
         left = node.transport_key.certificate.ends - datetime.datetime.now(datetime.UTC)
         days = left / datetime.timedelta(days=1)
         yield Gauge("coterie_certificate_days_left", "Days until the transport certificate ends.", days)
-        head = node.charter.store.head(node.identity.id)
+        head = node.roster.store.head(node.identity.id)
         height = 0 if head is None else head.height + 1
         yield Gauge("coterie_ledger_blocks", "Blocks in this peer's own chain.", height)
         yield self._jobs()
 
     def _standing(self) -> Iterator[Metric]:
         node = self._node
-        name = node.charter.genesis.federation
+        name = node.roster.genesis.federation
         info = Gauge("coterie_node_info", "Always 1.", labels=("version", "name", "federation"))
         info.add_metric((__version__, short_name(node.identity.id), name), 1)
         yield info
@@ -76,7 +76,7 @@ class Exposition(Collector):
 
     def _members(self) -> Iterator[Metric]:
         node = self._node
-        members, connected = node.charter.membership.members, set(node.transport.connected)
+        members, connected = node.roster.membership.members, set(node.transport.connected)
         yield Gauge("coterie_members", "Members of the federation, this one included.", len(members))
         yield Gauge("coterie_connected_members", "Members with an open stream.", len(connected & set(members)))
         each = Gauge("coterie_member_connected", "1 where a stream is open.", labels=("member",))
@@ -94,7 +94,7 @@ class Exposition(Collector):
         yield reasons
         refused = node.dropped + node.refusals.refused
         senders = Total("coterie_refused_of_member", "The same, by sender.", labels=("member",))
-        for peer in node.charter.membership.members:
+        for peer in node.roster.membership.members:
             if peer in refused:
                 senders.add_metric((short_name(peer),), refused[peer])
         yield senders

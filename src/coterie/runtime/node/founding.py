@@ -31,9 +31,9 @@ from coterie.protocols.membership import (
 )
 from coterie.protocols.membership.invitation import PREFIX
 from coterie.runtime.node.chain_start import save_pin
-from coterie.runtime.node.charter import Charter, begin_ledger, now_ms
 from coterie.runtime.node.home import Home, NodeTable
 from coterie.runtime.node.messages import signed_spec
+from coterie.runtime.node.roster import Roster, begin_ledger, now_ms
 from coterie.runtime.node.site import data_here
 from coterie.runtime.results import spec_text
 from coterie.spec import Spec
@@ -262,8 +262,8 @@ def found_run(
 
 
 def _admit_all(founder: Home, newcomers: Sequence[Home], names: Sequence[str]) -> tuple[Record, list[Record]]:
-    with Charter(founder.path, founder.table.federation) as charter:
-        book = charter.book
+    with Roster(founder.path, founder.table.federation) as roster:
+        book = roster.book
         for home, name in zip(newcomers, names, strict=True):
             book.add(book.draft(founder.identity, _admission(founder.identity.id, home, name, book)))
         records = [node.record for node in book.log(0, book.size)]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from coterie.errors import NodeError
 from coterie.identity import PeerId
 from coterie.protocols.membership import leave_of, require_leave, sign_leave
-from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.control import call
 from coterie.runtime.node.home import Home
+from coterie.runtime.node.roster import Roster
 
 if TYPE_CHECKING:
     from coterie.runtime.node.daemon import Node
@@ -46,8 +46,8 @@ def outlook(path: Path) -> Outlook:
         return Outlook(True, status["founder"] == status["peer"], status["quorum"])
     except NodeError:
         pass
-    with Charter(home.path, home.table.federation) as charter:
-        return Outlook(False, charter.membership.founder == home.identity.id, charter.genesis.policy.quorum)
+    with Roster(home.path, home.table.federation) as roster:
+        return Outlook(False, roster.membership.founder == home.identity.id, roster.genesis.policy.quorum)
 
 
 async def leave(node: Node) -> dict[str, Any]:
@@ -56,7 +56,7 @@ async def leave(node: Node) -> dict[str, Any]:
     Done again after a failure, it hands the same record on. Raises MembershipError where the peer may not leave, and
     NodeError where nobody can be told: then nothing was signed, or the node goes on until somebody is.
     """
-    book, own = node.charter.book, node.identity.id
+    book, own = node.roster.book, node.identity.id
     record = leave_of(book, own)
     if record is None:
         require_leave(book, node.identity)
@@ -71,7 +71,7 @@ async def leave(node: Node) -> dict[str, Any]:
     else:
         fetched = node.spread.follow(record.id)
         if not await _until(lambda: bool(fetched or node.transport.connected), REFUSED):
-            refusing = await node.contacts.at_door(node.charter.others(own))
+            refusing = await node.contacts.at_door(node.roster.others(own))
             if refusing:  # they let it in no more: they know
                 return _done(node, refusing)
 
@@ -91,8 +91,8 @@ async def leave(node: Node) -> dict[str, Any]:
 
 def _done(node: Node, told: Collection[PeerId]) -> dict[str, Any]:
     node.stop()
-    others = node.charter.others(node.identity.id)
-    members = node.charter.membership.members
+    others = node.roster.others(node.identity.id)
+    members = node.roster.membership.members
     return {"told": [members[peer].name for peer in others if peer in told], "others": len(others)}
 
 

@@ -25,11 +25,11 @@ from coterie.protocols import Peer, Topology
 from coterie.protocols.consensus import ChainTerms, PeerChain
 from coterie.runtime._result import facts_of, final_figures
 from coterie.runtime.node.chains import Chains
-from coterie.runtime.node.charter import Charter, now_ms
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.life import Life
 from coterie.runtime.node.messages import Standing, StandingAsk
 from coterie.runtime.node.metrics import NodeMetrics
+from coterie.runtime.node.roster import Roster, now_ms
 from coterie.runtime.node.shared import NodeChain
 from coterie.runtime.node.site import Site, data_here, part_of
 from coterie.runtime.node.spec_source import SpecSource
@@ -57,7 +57,7 @@ class Part:
     def __init__(
         self,
         home: Home,
-        charter: Charter,
+        roster: Roster,
         peer: Peer,
         chains: Chains,
         transport: GrpcTransport,
@@ -67,14 +67,14 @@ class Part:
 
         Raises SpecError, PluginError or NodeError where there is a spec that cannot be used.
         """
-        self._home, self._charter, self._peer = home, charter, peer
+        self._home, self._roster, self._peer = home, roster, peer
         self._chains, self._transport = chains, transport
         self.state = "waiting"
-        self._waits = Waits(charter, at_door)
-        self._source = SpecSource(home, charter, peer, self._waits)
+        self._waits = Waits(roster, at_door)
+        self._source = SpecSource(home, roster, peer, self._waits)
         self._site: Site | None = None
         self._life: Life | None = None
-        self.chain = NodeChain(home.path, charter, peer, self._waits.say)
+        self.chain = NodeChain(home.path, roster, peer, self._waits.say)
         peer.open_chain = self._open_chain
         peer.handle(StandingAsk, lambda sender, question: self.standing())
 
@@ -85,7 +85,7 @@ class Part:
             self.state, self._waits.why = "idle", _FOR_SCRIPTS
             _log.warning("%s", _FOR_SCRIPTS)
             return
-        if len(self._charter.peers) < spec.federation.peers:
+        if len(self._roster.peers) < spec.federation.peers:
             await asyncio.to_thread(self._look_at_data, spec)
         ids = await self._complete(spec.federation.peers)
         if self._peer.id not in ids:
@@ -101,7 +101,7 @@ class Part:
         late = await self._until_all_are_ready(spec.federation.peers)
         directory = RunDirectory(self._home.path)
         finished = (self._home.path / "result.json").exists()  # a restart after the end must not change the outcome
-        life = Life(spec, site, self._roster(len(ids)), number, topology, attackers, directory.metrics)
+        life = Life(spec, site, self._numbered(len(ids)), number, topology, attackers, directory.metrics)
         life.enter(self._peer, returned=returned or late)
         self._life, self.state, self._waits.why = life, "training", ""
         _log.info("begins%s", ", where it had stopped" if returned else ", late" if late else "")
@@ -145,7 +145,7 @@ class Part:
     def members_changed(self) -> None:
         """Somebody came or went: perhaps another one has a number now."""
         if self._life is not None:
-            self._life.take_in(self._roster(len(self._life.ids)))
+            self._life.take_in(self._numbered(len(self._life.ids)))
 
     def close(self) -> None:
         self.chain.close()
@@ -160,15 +160,15 @@ class Part:
     # The others
 
     def _others(self) -> list[PeerId]:
-        return self._charter.others(self._peer.id)
+        return self._roster.others(self._peer.id)
 
-    def _roster(self, wanted: int) -> tuple[PeerId, ...]:
-        return self._charter.roster(wanted)
+    def _numbered(self, wanted: int) -> tuple[PeerId, ...]:
+        return self._roster.numbered(wanted)
 
     async def _complete(self, wanted: int) -> tuple[PeerId, ...]:
         """Who takes part, by number, once all numbers are taken; sooner where it has begun, here or with the others."""
         while True:
-            ids, members = self._roster(wanted), self._charter.membership.members
+            ids, members = self._numbered(wanted), self._roster.membership.members
             here = sum(peer in members for peer in ids)
             if self._peer.id in members and (here == wanted or (len(ids) == wanted and await self._goes_on(ids))):
                 return ids
@@ -183,7 +183,7 @@ class Part:
     async def _until_all_are_ready(self, wanted: int) -> bool:
         """Wait for the others. Whether they have begun already: most of them say so."""
         while True:
-            others = self._present(self._roster(wanted))
+            others = self._present(self._numbered(wanted))
             answers = await self._peer.ask_all(others, StandingAsk(), _ANSWER)
             standings = [answer for answer in answers if isinstance(answer, Standing)]
             if _have_begun(answers):
@@ -195,7 +195,7 @@ class Part:
 
     def _present(self, ids: Sequence[PeerId]) -> list[PeerId]:
         """Those who are members, but this one."""
-        members = self._charter.membership.members
+        members = self._roster.membership.members
         return [peer for peer in ids if peer in members and peer != self._peer.id]
 
     def _not_ready(self, others: Sequence[PeerId], answers: Sequence[Any]) -> str:
@@ -214,7 +214,7 @@ class Part:
         """Warn of data that cannot be trained on while there is time to mend them: they are read when all are there."""
         try:
             dataset, layout = data_here(spec, self._home.table)
-            self._charter.require_layout(layout.hash, dataset)
+            self._roster.require_layout(layout.hash, dataset)
         except CoterieError as error:
             _log.warning("training will fail here: %s", error)
 
@@ -228,7 +228,7 @@ class Part:
             part = part_of(parts, table.part if table.part is not None else number)
         site = Site.open(spec, part, self._peer.id, ids, self._home.path / "state")
         try:
-            self._charter.require_layout(site.layout.hash, part.dataset)
+            self._roster.require_layout(site.layout.hash, part.dataset)
         except NodeError:
             site.close()
             raise

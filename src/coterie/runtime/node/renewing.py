@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from coterie.errors import NodeError
 from coterie.protocols.membership.book import SKEW_MS
-from coterie.runtime.node.charter import now_ms
 from coterie.runtime.node.messages import Standing, StandingAsk
+from coterie.runtime.node.roster import now_ms
 
 if TYPE_CHECKING:
     from coterie.runtime.node.daemon import Node
@@ -23,7 +23,7 @@ _ANSWER = 5.0
 
 async def require_heard(node: Node) -> None:
     """Raise NodeError where no other member answers, or most of those who do have another time."""
-    others, asked = node.charter.others(node.identity.id), now_ms()
+    others, asked = node.roster.others(node.identity.id), now_ms()
     answers = await node.peer.ask_all(others, StandingAsk(), _ANSWER)
     middle = (asked + now_ms()) // 2
     ahead = [middle - answer.time for answer in answers if isinstance(answer, Standing)]

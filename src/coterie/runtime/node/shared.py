@@ -26,8 +26,7 @@ from coterie.protocols.consensus.messages import (
     ConsensusVote,
 )
 from coterie.runtime.node.chain_start import ChainStart, CheckpointAsk, CheckpointText
-from coterie.runtime.node.charter import Charter as Members
-from coterie.runtime.node.charter import now_ms
+from coterie.runtime.node.roster import Roster, now_ms
 
 FILE = "shared.sqlite"
 KIND = "shared chain"
@@ -40,9 +39,9 @@ class NodeChain:
     ``say``: told what is waited for, and which members have not answered.
     """
 
-    def __init__(self, folder: Path, members: Members, peer: Peer, say: Callable[[str, Sequence[PeerId]], Any]) -> None:
-        self._folder, self._members, self._peer = folder, members, peer
-        self._start = ChainStart(folder, members, peer, say)
+    def __init__(self, folder: Path, roster: Roster, peer: Peer, say: Callable[[str, Sequence[PeerId]], Any]) -> None:
+        self._folder, self._roster, self._peer = folder, roster, peer
+        self._start = ChainStart(folder, roster, peer, say)
         self._store: SharedStore | None = None
         self._chain: PeerChain | None = None
         peer.handle(CheckpointAsk, self._on_checkpoint_ask)
@@ -53,7 +52,7 @@ class NodeChain:
         """The chain, once there is a charter. Raises LedgerError, and OutputError where the disk says no."""
         if self._chain is None:
             start = await self._start.get(terms)
-            founding = self._members.store.record(start.genesis)
+            founding = self._roster.store.record(start.genesis)
             self._store = store = SharedStore(self._folder / FILE, start, founding)
             if store.damage is not None:
                 _log.warning("%s", store.damage)
@@ -106,7 +105,7 @@ class NodeChain:
     # Who is who, and what was said before
 
     def _known(self, peer: PeerId) -> PeerId | None:
-        return peer if self._members.membership_has(peer) else None
+        return peer if self._roster.membership_has(peer) else None
 
     def _begin_log(self, state: Checkpoint) -> None:
         """Begin the log of this peer's votes, unless it has taken part before."""
@@ -118,7 +117,7 @@ class NodeChain:
             own.ledger.append(KIND, content)
 
     def _own_records(self) -> list[Record]:
-        store, found, height = self._members.store, list[Record](), 0
+        store, found, height = self._roster.store, list[Record](), 0
         while blocks := store.blocks(self._peer.id, height):
             height += len(blocks)
             found += [Record.decode(data) for full in blocks for data in full.records]

@@ -9,9 +9,9 @@ from coterie.errors import NodeError, SpecError
 from coterie.identity import verify
 from coterie.network.compression import encoding
 from coterie.protocols import Peer
-from coterie.runtime.node.charter import Charter
 from coterie.runtime.node.home import Home
 from coterie.runtime.node.messages import SpecAsk, SpecText, signed_spec
+from coterie.runtime.node.roster import Roster
 from coterie.runtime.node.waits import Waits
 from coterie.spec import Spec
 
@@ -24,9 +24,9 @@ _log = logging.getLogger("coterie.node")
 class SpecSource:
     """The spec of one node's federation. It answers others that ask for it."""
 
-    def __init__(self, home: Home, charter: Charter, peer: Peer, waits: Waits) -> None:
+    def __init__(self, home: Home, roster: Roster, peer: Peer, waits: Waits) -> None:
         """Raises SpecError, PluginError or NodeError where there is a spec that cannot be used."""
-        self._home, self._charter, self._peer, self._waits = home, charter, peer, waits
+        self._home, self._roster, self._peer, self._waits = home, roster, peer, waits
         self.spec: Spec | None = self._checked() if home.spec_text is not None else None
         """None while it is not known."""
         peer.handle(SpecAsk, lambda sender, question: self._answer())
@@ -34,7 +34,7 @@ class SpecSource:
     async def get(self) -> Spec:
         """The spec; asks members until one has it."""
         while self.spec is None:
-            others = self._charter.others(self._peer.id)
+            others = self._roster.others(self._peer.id)
             answers = await self._peer.ask_all(others, SpecAsk(), _ANSWER)
             if not any(answers):
                 await self._waits.say("waits for the spec: no member that has it has answered yet", others)
@@ -46,7 +46,7 @@ class SpecSource:
         return self.spec
 
     def _take(self, answer: SpecText) -> None:
-        federation, founder = self._charter.store.genesis, self._charter.founder
+        federation, founder = self._roster.store.genesis, self._roster.founder
         if not verify(founder, "spec", signed_spec(federation, answer.toml), answer.signature):
             _log.warning("a member sent a spec that the founder has not signed")
             return
@@ -55,7 +55,7 @@ class SpecSource:
 
     def _checked(self) -> Spec:
         spec = self._home.spec
-        if bytes.fromhex(spec.hash) != self._charter.genesis.spec:
+        if bytes.fromhex(spec.hash) != self._roster.genesis.spec:
             raise NodeError(
                 "the spec is not the one that the federation was founded with",
                 where=str(self._home.path / "spec.toml"),

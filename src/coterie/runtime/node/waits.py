@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from coterie.identity import PeerId, short_name
-from coterie.runtime.node.charter import Charter
+from coterie.runtime.node.roster import Roster
 
 _SAY = 30.0
 """Seconds between two lines in the log about the same."""
@@ -17,8 +17,8 @@ _log = logging.getLogger("coterie.node")
 class Waits:
     """``at_door``: which of some peers can be dialled, whether they let this one in or not."""
 
-    def __init__(self, charter: Charter, at_door: Callable[[Sequence[PeerId]], Awaitable[list[PeerId]]]) -> None:
-        self._charter, self._at_door = charter, at_door
+    def __init__(self, roster: Roster, at_door: Callable[[Sequence[PeerId]], Awaitable[list[PeerId]]]) -> None:
+        self._roster, self._at_door = roster, at_door
         self.why = ""
         """What is waited for; empty while nothing is."""
         self._said = ("", 0.0)
@@ -41,5 +41,5 @@ class Waits:
 
     def called(self, peer: PeerId) -> str:
         """As it calls itself, and the short name that logs have."""
-        member = self._charter.membership.members.get(peer)
+        member = self._roster.membership.members.get(peer)
         return f"{member.name} ({short_name(peer)})" if member is not None else short_name(peer)

@@ -32,7 +32,7 @@ def begin_ledger(folder: Path, genesis: Record, records: Iterable[Record] = ()) 
             store.put_record(record)
 
 
-class Charter:
+class Roster:
     """The store and the book over it. A context manager, or close it when done."""
 
     def __init__(self, folder: Path, federation: str) -> None:
@@ -107,7 +107,7 @@ class Charter:
         membership = self.membership
         return {*membership.members, *membership.expelled, *membership.left}
 
-    def roster(self, count: int) -> tuple[PeerId, ...]:
+    def numbered(self, count: int) -> tuple[PeerId, ...]:
         """Who takes part, by the numbers of the spec: the first ``count`` seats, or as many as there have been.
 
         The place of one that is gone without a successor is taken by the next who came after those, if there is one.
