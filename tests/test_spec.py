@@ -394,6 +394,9 @@ def test_a_file(tmp_path):
 def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(SpecError, match=r"there is no file missing\.toml\. Make one with 'coterie new NAME'"):
         load("missing.toml")
+    (tmp_path / "trial.toml").write_text("")
+    with pytest.raises(SpecError, match=r"there is no file .*trial\. Did you mean .*trial\.toml\?$"):
+        load(tmp_path / "trial")
     (tmp_path / "bad.toml").write_text("[federation]\npeers = = 3\n")
     with pytest.raises(SpecError, match=r"^bad.toml: not valid TOML: .*line 2.* Correct that line\.$"):
         load("bad.toml")

@@ -425,9 +425,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise SpecError(
-            f"there is no file {path}", where="the spec", remedy="Make one with 'coterie new NAME'."
-        ) from None
+        meant = path.with_name(f"{path.name}.toml")
+        remedy = f"Did you mean {meant}?" if meant.is_file() else "Make one with 'coterie new NAME'."
+        raise SpecError(f"there is no file {path}", where="the spec", remedy=remedy) from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SpecError(f"not valid TOML: {error}", where=str(path), remedy="Correct that line.") from None
     except (OSError, ValueError) as error:

@@ -182,6 +182,9 @@ def test_mnist_without_a_network(monkeypatch, nobody, tmp_path):
 def test_folders_that_cannot_be_used(tmp_path, monkeypatch, server):
     with pytest.raises(DataError, match="--data-dir: there is no folder"):
         obtain("set", [published()], [server.url], tmp_path / "none")
+    with monkeypatch.context() as named, pytest.raises(DataError, match="COTERIE_DATA: there is no folder"):
+        named.setenv("COTERIE_DATA", str(tmp_path / "none"))
+        obtain("set", [published()], [server.url], None)
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(DataError, match="cannot be written"):

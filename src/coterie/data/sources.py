@@ -59,13 +59,14 @@ def folders(dataset: str, data_dir: Path | None) -> list[Path]:
     """Where the user may keep the files of ``dataset``, in the order of the search, the cache left out.
 
     ``data_dir`` and the folder in COTERIE_DATA, and in each the folder named ``dataset``. Raises DataError where
-    ``data_dir`` does not exist.
+    one of the two does not exist.
     """
-    if data_dir is not None and not data_dir.is_dir():
-        raise DataError(f"there is no folder {data_dir}", where="--data-dir", remedy="Name an existing folder.")
     variable = os.environ.get(VARIABLE)
-    bases = [base for base in (data_dir, Path(variable) if variable else None) if base is not None]
-    return [folder for base in bases for folder in (base, base / dataset)]
+    bases = {"--data-dir": data_dir, VARIABLE: Path(variable) if variable else None}
+    for where, base in bases.items():
+        if base is not None and not base.is_dir():
+            raise DataError(f"there is no folder {base}", where=where, remedy="Name an existing folder.")
+    return [folder for base in bases.values() if base is not None for folder in (base, base / dataset)]
 
 
 def obtain(
@@ -77,7 +78,7 @@ def obtain(
     folder that holds any must hold all. A local file that differs from the published one is taken with a
     CoterieDataWarning (an unpacked one has no published checksum). ``mirrors`` are addresses ending in a slash.
 
-    Raises DataError where ``data_dir`` does not exist, where a folder holds only some of the files, and where a
+    Raises DataError where a folder that is named does not exist, where one holds only some of the files, and where a
     download fails.
     """
     for folder in folders(dataset, data_dir):
