@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from coterie.aggregation.merging import Readers, Vectors, merge, merge_by_rule, passes
-from coterie.aggregation.merging.models import filled
 from coterie.errors import LayoutMismatch, PluginError, RunError, SpecError, TrainingDiverged
+from coterie.files import read_into
 from coterie.layout import Layout
 
 
@@ -191,14 +191,16 @@ def test_files_give_the_same_bits_as_memory(tmp_path, monkeypatch):
             path = tmp_path / f"{j}.f32"
             path.write_bytes(b"12 bytes ..." + row.tobytes())
             file = opened.enter_context(path.open("rb"))
-            readers[f"peer {j}"] = lambda start, out, file=file: filled(out, file.fileno(), 12 + 4 * start)
+            readers[f"peer {j}"] = lambda start, out, file=file: read_into(
+                out.view(np.uint8).data, file.fileno(), 12 + 4 * start
+            )
         for method in ("mean", "coordmedian", "geomedian"):
             merged = merge(Readers(100_003, readers), [1, 2, 2], method)
             expected = merge(named(rows), [1, 2, 2], method)
             assert torch.equal(merged.vector, expected.vector)
             assert merged.weights == expected.weights
         os.truncate(path, 1000)
-        assert not filled(np.empty(1000, np.float32), file.fileno(), 0)
+        assert not read_into(memoryview(bytearray(4000)), file.fileno(), 0)
 
 
 def by_rule(rule, rows, weights, **settings):
