@@ -9,7 +9,7 @@ models on disk that are mapped, which the system takes back when it needs memory
 once. Compare with ``--size 1``.
 
 Seconds of a merge: from the last check-in to the last site that goes on from the merged model. The opening, by which
-all begin alike, is left out; the last row is the merge by which all end.
+all begin alike, is left out; the last one is that by which all end, which waits until every site has it.
 
     python benchmarks/swarm_memory.py [--sites 4 8] [--size 25000000] [--merges 3] [--folder DIR]
 """
@@ -17,7 +17,6 @@ all begin alike, is left out; the last row is the merge by which all end.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -35,7 +34,7 @@ _ANONYMOUS, _SHARED, _ALL = "RssAnon", "RssShmem", "VmHWM"
 
 
 def site(number: int, size: int, merges: int) -> None:
-    """One site's script; it says when it checks in, and when it goes on."""
+    """One site's script; it prints, for each merge, when it checks in and when it goes on."""
     import torch
 
     from coterie import SwarmCallback
@@ -43,25 +42,16 @@ def site(number: int, size: int, merges: int) -> None:
     torch.set_num_threads(1)
     model = torch.nn.Linear(size, 1, bias=False)
     swarm = SwarmCallback(syncFrequency=1, minPeers=2, model=model)
-    accept = swarm.participation._accept
-
-    def told(adapter: Any, merged: Any) -> None:
-        accept(adapter, merged)
-        say(merge=merged.round, at=time.monotonic())
-
-    swarm.participation._accept = told  # type: ignore[method-assign]
     swarm.on_train_begin()
-    for _ in range(merges):
+    for merge in range(merges + 1):
         with torch.no_grad():
             model.weight.add_(0.001 * (number + 1))
-        say(at=time.monotonic())
-        swarm.on_batch_end()
-    say(at=time.monotonic())
-    swarm.on_train_end()
-
-
-def say(**what: float) -> None:
-    print(json.dumps(what), flush=True)
+        began = time.monotonic()
+        if merge < merges:
+            swarm.on_batch_end()
+        else:
+            swarm.on_train_end()
+        print(began, time.monotonic(), flush=True)
 
 
 def swarm(folder: Path, sites: int, size: int, merges: int) -> None:
@@ -76,7 +66,7 @@ def swarm(folder: Path, sites: int, size: int, merges: int) -> None:
             environment = os.environ | {"COTERIE_HOME": str(home.path), "OMP_NUM_THREADS": "1"}
             command = [sys.executable, __file__, "--site", str(number), "--size", str(size), "--merges", str(merges)]
             with (folder / f"{number}.out").open("w") as out, (folder / f"{number}.log").open("w") as log:
-                processes.append(subprocess.Popen(command, stdout=out, stderr=log, env=environment))  # noqa: S603
+                processes.append(subprocess.Popen(command, stdout=out, stderr=log, env=environment))  # noqa: S603 - this script
         introduce(homes, processes, folder)
         peaks = watch(processes, folder)
     finally:
@@ -141,20 +131,9 @@ def require_well(processes: list[subprocess.Popen[bytes]], folder: Path) -> None
 
 
 def seconds_of(outs: list[Path]) -> list[float]:
-    """Of each merge that a site has waited for."""
-    asked: dict[int, float] = {}
-    went_on: dict[int, float] = {}
-    for out in outs:
-        checked_in = None
-        for said in map(json.loads, out.read_text().splitlines()):
-            if "merge" not in said:
-                checked_in = said["at"]
-            elif checked_in is not None:
-                merge = said["merge"]
-                asked[merge] = max(asked.get(merge, checked_in), checked_in)
-                went_on[merge] = max(went_on.get(merge, 0.0), said["at"])
-                checked_in = None
-    return [went_on[merge] - asked[merge] for merge in sorted(asked)]
+    """Of each merge."""
+    sites = [[tuple(map(float, line.split())) for line in out.read_text().splitlines()] for out in outs]
+    return [max(end for _, end in merge) - max(began for began, _ in merge) for merge in zip(*sites, strict=True)]
 
 
 def main() -> None:

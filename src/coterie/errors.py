@@ -30,6 +30,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+_MOST_SHOWN = 400
+
 
 class CoterieError(Exception):
     """Base of all errors: ``what`` happened, ``where``, and the ``remedy``."""
@@ -135,6 +137,11 @@ class Deadlock(RunError):
 
 class WorkerLost(RunError):
     code = "worker"
+
+
+def printable(text: str) -> str:
+    """What is shown of words from elsewhere: 400 characters, and "?" for what steers a terminal or ends a line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MOST_SHOWN])
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:

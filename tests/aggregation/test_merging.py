@@ -215,17 +215,17 @@ def test_a_rule_of_aggregation_merges_what_is_finite_and_counts():
     seen = []
 
     def rule(own, received, context, state, judge):
-        seen.append((own, received, context))
+        seen.append((own, received, context, state))
         weights = context.graph_weights
-        return weights @ torch.cat([own[None], received]), weights, {"merges": (state or {"merges": 0})["merges"] + 1}
+        return weights @ torch.cat([own[None], received]), weights, {"merges": 1}
 
-    merged, state = by_rule(rule, rows, [1, 2, 0, 2, 4])
+    merged = by_rule(rule, rows, [1, 2, 0, 2, 4])
     expected = merge(named(rows), [1, 2, 0, 2, 4])
     torch.testing.assert_close(merged.vector, expected.vector)
     assert merged.refused == ("peer 0",)
     assert merged.weights == pytest.approx(expected.weights)
-    assert state == {"merges": 1}
-    own, received, context = seen[0]
+    own, received, context, state = seen[0]
+    assert state is None
     assert own.tolist() == rows[1].tolist()
     assert received.tolist() == rows[3:].tolist()
     assert (context.own_id, context.peer_ids, context.samples) == ("peer 1", ("peer 3", "peer 4"), (2, 4, 5))
@@ -237,7 +237,7 @@ def test_a_rule_of_the_registry_and_one_that_fails():
     from coterie.aggregation.coordinates import median
 
     rows = drawn(4, 40)
-    merged, _ = by_rule(median, rows, [1] * 4)
+    merged = by_rule(median, rows, [1] * 4)
     assert torch.equal(merged.vector, merge(named(rows), [1] * 4, "coordmedian").vector)
     with pytest.raises(PluginError, match="ZeroDivisionError"):
         by_rule(lambda *_: 1 / 0, rows, [1] * 4)

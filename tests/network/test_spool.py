@@ -60,8 +60,12 @@ def test_all_who_hold_the_tensor_share_its_pages_and_outlive_the_snapshot(tmp_pa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="files without a name")
 def test_a_file_has_no_name_and_ends_with_its_snapshot(tmp_path):
-    opened = lambda: len([*Path("/proc/self/fd").iterdir()])  # noqa: E731
-    mapped = lambda: Path("/proc/self/maps").read_text().count(str(tmp_path))  # noqa: E731
+    def opened():
+        return len([*Path("/proc/self/fd").iterdir()])
+
+    def mapped():
+        return Path("/proc/self/maps").read_text().count(str(tmp_path))
+
     before = opened()
     found = filled(Spool(tmp_path), 1)
     tensor = found.tensor()

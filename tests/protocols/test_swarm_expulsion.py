@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from swarm_world import World, identity
+from swarm_world import identity
 
 from coterie.identity.vrf import VrfKey
 from coterie.ledger.encoding import pack
 from coterie.ledger.records import Record
 from coterie.ledger.shared import Join
 from coterie.protocols.consensus import Payload
-
-
-@pytest.fixture
-def worlds():
-    made = []
-
-    def make(**how):
-        made.append(World(**how))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.close()
 
 
 def expel(world, name) -> str:

@@ -6,24 +6,10 @@ import asyncio
 import random
 
 import pytest
-from swarm_world import World
 
 from coterie.protocols.swarm import Settings
 
 SEEDS = range(6)
-
-
-@pytest.fixture
-def worlds():
-    made = []
-
-    def make(**how):
-        made.append(World(**how))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.close()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from swarm_world import World
 
 from coterie.ledger.records import Record
 from coterie.ledger.shared import QuorumRule
@@ -12,19 +11,6 @@ from coterie.protocols.swarm import Settings
 
 SILENT = Settings(full_wait=60.0, deadline=300.0, silence=40.0)
 """One that says nothing is waited for very long."""
-
-
-@pytest.fixture
-def worlds():
-    made = []
-
-    def make(**how):
-        made.append(World(**how))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.close()
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from swarm_world import LAYOUT, SIZE, World, snapshot
+from swarm_world import LAYOUT, SIZE, snapshot
 
 from coterie.errors import RunError, SpecError
 from coterie.ledger.records import Record
@@ -19,19 +19,6 @@ from coterie.protocols.swarm.messages import SwarmBeat, SwarmProposal
 from coterie.protocols.swarm.models import channel_of
 
 QUICK = Settings(full_wait=1.0, deadline=60.0)
-
-
-@pytest.fixture
-def worlds():
-    made = []
-
-    def make(**how):
-        made.append(World(**how))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.close()
 
 
 def leaders(world, name="s0"):

@@ -5,28 +5,14 @@ from __future__ import annotations
 import math
 
 import msgspec
-import pytest
 import torch
-from swarm_world import SIZE, Disk, World, snapshot
+from swarm_world import SIZE, Disk, snapshot
 
 from coterie.protocols.swarm import Settings, lead_order, models
 from coterie.protocols.swarm.shelf import Shelf
 from coterie.runtime.simulation.transport import Endpoint
 
 QUICK = Settings(full_wait=1.0, deadline=60.0)
-
-
-@pytest.fixture
-def worlds():
-    made = []
-
-    def make(**how):
-        made.append(World(**how))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.close()
 
 
 def test_a_site_that_does_not_give_its_model_holds_up_no_other_pull(worlds, monkeypatch):
@@ -36,10 +22,9 @@ def test_a_site_that_does_not_give_its_model_holds_up_no_other_pull(worlds, monk
     mute = [world.nodes[name] for name in ("s1", "s2", "s3")]
     for node in mute:
         node.peer._on_pull = lambda *_: None
-    shared = lambda adopted: {"s0", "s4", "s5"} <= set(adopted.shared)  # noqa: E731
     seconds = world.until(lambda: world.nodes["s0"].site.adopted[-1].round > 1, 200)
     assert 60 < seconds < 60 + 3 + 10, "they are waited for once, together"
-    assert shared(world.nodes["s0"].site.adopted[-1])
+    assert {"s0", "s4", "s5"} <= set(world.nodes["s0"].site.adopted[-1].shared)
 
 
 def test_one_that_dies_while_its_model_is_pulled_is_not_waited_for(worlds, monkeypatch):
@@ -49,12 +34,11 @@ def test_one_that_dies_while_its_model_is_pulled_is_not_waited_for(worlds, monke
     last = lead_order([voter.key for voter in training.voters.members], {}, training.state.beacon)[-1]
     mute = world.nodes[world.peer_of[last]]  # it does not lead itself
     mute.peer._on_pull = lambda *_: None
-    leads = lambda: [n for n in world.nodes.values() if n is not mute and n.swarm.training.models._got]  # noqa: E731
-    world.until(leads)
+    others = [node for node in world.nodes.values() if node is not mute]
+    world.until(lambda: any(node.swarm.training.models._got for node in others))
     world.wait(5.0)
     assert training.state.epoch == 0
     mute.die()
-    others = [node for node in world.nodes.values() if node is not mute]
     assert world.until(lambda: all(node.state.epoch == 1 for node in others)) < 3 * QUICK.silence + 2.0
 
 

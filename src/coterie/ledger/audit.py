@@ -17,9 +17,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coterie.errors import LedgerError
+from coterie.errors import LedgerError, printable
 from coterie.identity import PeerId, short_name
-from coterie.ledger.auditing import Stop, counted, date, faults, printable, read_mode, require_file, require_structure
+from coterie.ledger.auditing import Stop, counted, date, faults, read_mode, require_file, require_structure
 from coterie.ledger.blocks import Block, FullBlock
 from coterie.ledger.chain import BadRecord, extend
 from coterie.ledger.formats import connect, require_tables

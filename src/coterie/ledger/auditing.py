@@ -11,8 +11,6 @@ from pathlib import Path
 from coterie.errors import LedgerError
 from coterie.ledger.formats import FAULTS, Damaged, translated
 
-_MOST_WORDS = 400
-
 
 class Stop(Exception):
     """A fault was found."""
@@ -42,11 +40,6 @@ def require_structure(db: sqlite3.Connection) -> None:
     ((found,),) = db.execute("PRAGMA integrity_check(1)").fetchall()
     if found != "ok":
         raise Stop(f"its structure is damaged: {found}")
-
-
-def printable(what: str) -> str:
-    """A message may hold bytes from the file: only what prints is kept of it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in what[:_MOST_WORDS])
 
 
 def require_file(path: Path) -> None:

@@ -151,7 +151,7 @@ class ScriptSite:
             merge(models, weights, method, made.tensor())
         else:
             base = last.tensor() if last is not None else parts[0].snapshot.tensor()
-            merged, _ = merge_by_rule(
+            merged = merge_by_rule(
                 rule_of(method),
                 models,
                 weights,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coterie.aggregation.interface import Context, Judge, State, aggregate
+from coterie.aggregation.interface import Context, Judge, aggregate
 from coterie.aggregation.merging import loops
 from coterie.aggregation.merging.methods import Merged, checked_weights, none_left
 from coterie.aggregation.merging.models import Models
@@ -25,10 +25,9 @@ def merge_by_rule(
     samples: Sequence[int],
     round: int,
     rounds: int,
-    state: State = None,
     judge: Judge | None = None,
-) -> tuple[Merged, State]:
-    """Merge ``models`` by a rule of aggregation (``coterie.aggregation.interface``), and what it wants to remember.
+) -> Merged:
+    """Merge ``models`` by a rule of aggregation (``coterie.aggregation.interface``), which remembers nothing.
 
     The rule's own row is the first model that has a weight and is finite, so that all who merge the same models in the
     same order get the same; a rule that favours its own row favours that one. It sees the weights, made to sum to 1, as
@@ -64,7 +63,7 @@ def merge_by_rule(
         layout=layout,
         founders=frozenset(models.names),
     )
-    found = aggregate(rule, vectors[0], vectors[1:], context, state, judge)
+    found = aggregate(rule, vectors[0], vectors[1:], context, None, judge)
     recorded = {name: found.weights.get(name, 0.0) for name in models.names}
     refused = tuple(name for i, name in enumerate(names) if not finite[i])
-    return Merged(found.vector, recorded, refused), found.state
+    return Merged(found.vector, recorded, refused)

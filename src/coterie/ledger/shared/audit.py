@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from coterie.errors import LedgerError
+from coterie.errors import LedgerError, printable
 from coterie.identity import PeerId, short_name
-from coterie.ledger.auditing import Stop, counted, date, faults, printable, read_mode, require_file, require_structure
+from coterie.ledger.auditing import Stop, counted, date, faults, read_mode, require_file, require_structure
 from coterie.ledger.formats import connect, require_tables
 from coterie.ledger.kinds import Tally
 from coterie.ledger.records import Record

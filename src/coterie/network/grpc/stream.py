@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from coterie.errors import MessageError
+from coterie.errors import MessageError, printable
 from coterie.identity import PeerId
 from coterie.network.compression import Encoding, encodings
 from coterie.network.grpc.station import Station
@@ -202,8 +202,3 @@ def reason_of(error: BaseException) -> str:
     if callable(code) and callable(details):
         return f"{getattr(code(), 'name', code())}: {printable(details() or '')}"[:300]
     return f"{type(error).__name__}: {printable(str(error))}"[:300]
-
-
-def printable(text: str) -> str:
-    """The text with what steers a terminal, or ends a line, escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

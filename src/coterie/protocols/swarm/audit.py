@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coterie.errors import LedgerError
+from coterie.errors import LedgerError, printable
 from coterie.identity import PeerId as Key
 from coterie.identity import short_name
-from coterie.ledger.auditing import counted, printable
+from coterie.ledger.auditing import counted
 from coterie.ledger.records import Record
 from coterie.ledger.shared import Charter, Checkpoint, Leave, audit_shared, describe_shared
 from coterie.ledger.shared.changes import read as read_change

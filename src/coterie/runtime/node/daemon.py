@@ -133,9 +133,9 @@ class Node:
         self.lines: dict[bytes, Peer] = {}
         """Conversations beside the node's own, by the line of their codec."""
         self.layouts: dict[str, int] = {}
+        """Of snapshots that are let in: float32 elements at most, by the layout's hash."""
         self.spools: dict[str, Spool] = {}
         """By layout hash, where snapshots of it go that come in; others stay in memory."""
-        """Of snapshots that are let in: float32 elements at most, by the layout's hash."""
         self.refusals = Refusals()
         self.dropped = Counter[PeerId]()
         """Frames that the transport refused, by sender."""
@@ -146,7 +146,7 @@ class Node:
         """Until stopped, by a signal or a command. Raises a CoterieError for what keeps it from starting."""
         with self.home.locked(), contextlib.ExitStack() as closing:
             self.roster = closing.enter_context(Roster(self.home.path, self.table.federation))
-            self._require_in()
+            self.roster.require_in(self.identity.id, self.home.path)
             if self.roster.store.damage is not None:
                 _log.warning("%s", self.roster.store.damage)
             async with contextlib.AsyncExitStack() as ending:
@@ -155,10 +155,6 @@ class Node:
                 self._say_where()
                 await self._work(chains)
             _log.info("stopped")
-
-    def _require_in(self) -> None:
-        """Raise NodeError where this peer has left."""
-        self.roster.require_in(self.identity.id, self.home.path)
 
     def stop(self) -> None:
         """End soon and well."""

@@ -101,7 +101,7 @@ class Part:
         late = await self._until_all_are_ready(spec.federation.peers)
         directory = RunDirectory(self._home.path)
         finished = (self._home.path / "result.json").exists()  # a restart after the end must not change the outcome
-        life = Life(spec, site, self._numbered(len(ids)), number, topology, attackers, directory.metrics)
+        life = Life(spec, site, self._roster.numbered(len(ids)), number, topology, attackers, directory.metrics)
         life.enter(self._peer, returned=returned or late)
         self._life, self.state, self._waits.why = life, "training", ""
         _log.info("begins%s", ", where it had stopped" if returned else ", late" if late else "")
@@ -145,7 +145,7 @@ class Part:
     def members_changed(self) -> None:
         """Somebody came or went: perhaps another one has a number now."""
         if self._life is not None:
-            self._life.take_in(self._numbered(len(self._life.ids)))
+            self._life.take_in(self._roster.numbered(len(self._life.ids)))
 
     def close(self) -> None:
         self.chain.close()
@@ -162,13 +162,10 @@ class Part:
     def _others(self) -> list[PeerId]:
         return self._roster.others(self._peer.id)
 
-    def _numbered(self, wanted: int) -> tuple[PeerId, ...]:
-        return self._roster.numbered(wanted)
-
     async def _complete(self, wanted: int) -> tuple[PeerId, ...]:
         """Who takes part, by number, once all numbers are taken; sooner where it has begun, here or with the others."""
         while True:
-            ids, members = self._numbered(wanted), self._roster.membership.members
+            ids, members = self._roster.numbered(wanted), self._roster.membership.members
             here = sum(peer in members for peer in ids)
             if self._peer.id in members and (here == wanted or (len(ids) == wanted and await self._goes_on(ids))):
                 return ids
@@ -183,7 +180,7 @@ class Part:
     async def _until_all_are_ready(self, wanted: int) -> bool:
         """Wait for the others. Whether they have begun already: most of them say so."""
         while True:
-            others = self._present(self._numbered(wanted))
+            others = self._present(self._roster.numbered(wanted))
             answers = await self._peer.ask_all(others, StandingAsk(), _ANSWER)
             standings = [answer for answer in answers if isinstance(answer, Standing)]
             if _have_begun(answers):

@@ -23,7 +23,7 @@ def merged(
     models = Vectors(vectors)
     if job.method != "rule":
         return merge(models, job.weights, job.method).vector
-    outcome, _ = merge_by_rule(
+    outcome = merge_by_rule(
         spec.choices["aggregation"],
         models,
         job.weights,
