@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from coterie.errors import CoterieError, RunError, SpecError, TrainingDiverged
+from coterie.layout import is_finite
 from coterie.swarm.opening import open_session
 from coterie.swarm.session import CheckIn, Merged, Session, Terms
 from coterie.swarm.settings import Settings, loopback, weight
@@ -144,18 +145,15 @@ class Participation:
         """The weights, in memory of their own."""
         vector = torch.empty(adapter.layout.size)
         adapter.save_weights(vector)
-        if math.isfinite(float(vector.sum())):
+        if is_finite(vector):
             return vector
-        wrong = (~vector.isfinite()).nonzero()
-        if len(wrong):  # finite values may have an infinite sum
-            index = int(wrong[0])
-            name = next(slot.name for slot in adapter.layout.slots if slot.offset <= index < slot.offset + slot.size)
-            raise TrainingDiverged(
-                f"{name} has a value that is not finite; it was not checked in",
-                where=f"batch {self._steps} after the last merge",
-                remedy="Lower the learning rate, or clip gradients.",
-            )
-        return vector
+        index = int((~vector.isfinite()).nonzero()[0])
+        name = next(slot.name for slot in adapter.layout.slots if slot.offset <= index < slot.offset + slot.size)
+        raise TrainingDiverged(
+            f"{name} has a value that is not finite; it was not checked in",
+            where=f"batch {self._steps} after the last merge",
+            remedy="Lower the learning rate, or clip gradients.",
+        )
 
     def _checkin(self, vector: torch.Tensor, weighs: int) -> CheckIn:
         return CheckIn(vector, weighs, self._steps, self._epochs, self._figures)
