@@ -13,21 +13,21 @@ SIZE = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "int
 DATA = [{"input_ids": torch.tensor([i % 7, 1, 2]), "labels": i % 2} for i in range(64)]
 
 
-def train(folder, session, epochs=2, **options):
+def prepared(folder, session, epochs=2, **options):
+    """A model and its Trainer. These are made one after another: transformers sets up one accelerator a process."""
     model = BertForSequenceClassification(BertConfig(vocab_size=7, max_position_embeddings=4, num_labels=2, **SIZE))
     settings = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no"}
     arguments = TrainingArguments(str(folder), num_train_epochs=epochs, per_device_train_batch_size=8, **settings)
     trainer = Trainer(model, arguments, train_dataset=DATA, callbacks=[SwarmCallback(3, 1, session=session, **options)])
-    return model, trainer.train().global_step
+    return model, trainer
 
 
 def test_the_whole_model_and_its_own_loss(tmp_path):
     meeting = Meeting(2)
-    (one, steps), (other, _) = together(
-        lambda: train(tmp_path / "0", meeting.session(), adsValData=DATA[:16], adsValBatchSize=5),
-        lambda: train(tmp_path / "1", meeting.session(), adsValData=DATA[:16], nodeWeightage=3),
-    )
-    assert steps == 16
+    one, here = prepared(tmp_path / "0", meeting.session(), adsValData=DATA[:16], adsValBatchSize=5)
+    other, there = prepared(tmp_path / "1", meeting.session(), adsValData=DATA[:16], nodeWeightage=3)
+    ended, _ = together(here.train, there.train)
+    assert ended.global_step == 16
     first, second = one.state_dict(), other.state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert meeting.terms.total_epochs == 2
@@ -41,10 +41,10 @@ def test_the_whole_model_and_its_own_loss(tmp_path):
 
 def test_when_the_swarm_is_over_the_trainer_stops(tmp_path):
     meeting = Meeting(1, stop_after=2)
-    assert train(tmp_path, meeting.session(), 50)[1] == 6
+    assert prepared(tmp_path, meeting.session(), 50)[1].train().global_step == 6
     assert meeting.rounds == 3
 
 
 def test_peft_without_an_adapter_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(ModelError, match="it has no PEFT adapter"):
-        train(tmp_path, Meeting(1).session(), hfMode="peft")
+        prepared(tmp_path, Meeting(1).session(), hfMode="peft")[1].train()

@@ -146,7 +146,7 @@ class Node:
         """Until stopped, by a signal or a command. Raises a CoterieError for what keeps it from starting."""
         with self.home.locked(), contextlib.ExitStack() as closing:
             self.roster = closing.enter_context(Roster(self.home.path, self.table.federation))
-            self.roster.require_in(self.identity.id, self.home.path)
+            self._require_in()
             if self.roster.store.damage is not None:
                 _log.warning("%s", self.roster.store.damage)
             async with contextlib.AsyncExitStack() as ending:
@@ -159,6 +159,10 @@ class Node:
     def stop(self) -> None:
         """End soon and well."""
         self._stop.set()
+
+    def _require_in(self) -> None:
+        """Raise NodeError where this peer has left."""
+        self.roster.require_in(self.identity.id, self.home.path)
 
     async def _meet_others(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> Chains:
         """Open the transport, and make whoever talks over it; the chains that are kept with the others."""
