@@ -30,13 +30,18 @@ def seconds_until(nodes: Collection[NodeProcess], others: Collection[NodeProcess
     return time.monotonic() - began
 
 
+def in_table(node: NodeProcess) -> str:
+    """Its address in the Kademlia table, which it opens after it answers its owner."""
+    return f"127.0.0.1:{wait_until('it is in the table', lambda: status(node).get('dht_port'))}"
+
+
 def test_find_each_other_and_a_newcomer(tmp_path: Path, row: Callable[[str, object], None]) -> None:
     """The times begin when processes are started, with their imports done."""
     row("what", "six nodes meet through the DHT; its contact dies; a newcomer")
     with grown(tmp_path, peers=7, rounds=10, dht_listen=LOOPBACK) as made:
         contact = made.nodes[0]
         made.start(contact)
-        bootstrap = f"127.0.0.1:{status(contact)['dht_port']}"
+        bootstrap = in_table(contact)
         ports = {key: f"127.0.0.1:{status(contact)[port]}" for key, port in PORTS.items()}
         contact.home.save(contact.home.table.model_copy(update=ports))  # for the day it comes back
         for _ in range(5):
@@ -47,8 +52,7 @@ def test_find_each_other_and_a_newcomer(tmp_path: Path, row: Callable[[str, obje
 
         kill(contact)
         living = made.nodes[1:]
-        another = f"127.0.0.1:{status(living[1])['dht_port']}"
-        newcomer = made.admit(living[0], dht_listen=LOOPBACK, dht=[bootstrap, another])
+        newcomer = made.admit(living[0], dht_listen=LOOPBACK, dht=[bootstrap, in_table(living[1])])
         began = time.monotonic()
         made.start(newcomer)
         found = seconds_until(living, [newcomer], began, "all find the newcomer")

@@ -66,7 +66,7 @@ def test_killed(tmp_path: Path, rounds_in: Rounds, row: Row, victims: tuple[int,
 
 def test_stopped(tmp_path: Path, rounds_in: Rounds, row: Row) -> None:
     row("what", f"SIGSTOP for {OUTAGE:g} s")
-    rounds = rounds_in(35)
+    rounds = rounds_in(60)
     with six(tmp_path, rounds) as made:
         made.start()
         victim = made.nodes[1]
@@ -85,7 +85,7 @@ def test_stopped(tmp_path: Path, rounds_in: Rounds, row: Row) -> None:
 def test_disk_full(tmp_path: Path, rounds_in: Rounds, row: Row) -> None:
     """By a limit on the size of files, which makes every write fail."""
     row("what", f"disk full for {OUTAGE:g} s")
-    rounds = rounds_in(35)
+    rounds = rounds_in(60)
     with six(tmp_path, rounds) as made:
         made.start()
         victim = made.nodes[2]
@@ -105,7 +105,7 @@ def test_disk_full(tmp_path: Path, rounds_in: Rounds, row: Row) -> None:
 
 def test_split(tmp_path: Path, rounds_in: Rounds, row: Row) -> None:
     row("what", f"split 3 / 3, healed after {OUTAGE:g} s")
-    rounds = rounds_in(35)
+    rounds = rounds_in(60)
     with six(tmp_path, rounds) as made:
         for node in made.nodes:
             node.start()
