@@ -80,6 +80,17 @@ def test_the_geometric_median_may_lie_on_a_row():
     assert torch.allclose(apply("geometric_median", data).vector, data[4], atol=1e-2)
 
 
+@pytest.mark.parametrize("far", [1e2, 1e7, 1e12, 3e38])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_geometric_median_of_three_on_a_line_is_the_middle_one(far, sign, place):
+    """However far one is: it pulls as hard as if it were near. The search begins halfway between the other two."""
+    data = torch.tensor([[1.0], [1.5]])
+    data = torch.cat([data[:place], torch.tensor([[sign * far]]), data[place:]])
+    found = apply("geometric_median", data, iterations=50).vector.item()
+    assert found == pytest.approx(1.5 if sign > 0 else 1.0, abs=1e-4)
+
+
 @given(seed=some.integers(0, 10_000), count=some.integers(1, 12), iterations=some.integers(1, 3))
 @settings(deadline=None)
 def test_centred_clipping(seed, count, iterations):
