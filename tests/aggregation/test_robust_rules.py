@@ -7,7 +7,7 @@ import pytest
 import robust_references as slow
 import torch
 from aggregation_worlds import Root, world
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from scipy import linalg
 
@@ -137,10 +137,11 @@ def test_balance_narrows_its_gate_with_the_rounds():
 
 
 @given(seed=some.integers(0, 10_000), count=some.integers(1, 12))
+@example(seed=6995, count=9)  # all cosines are close to 0
 @settings(deadline=None)
 def test_fltrust(seed, count):
     data, (base, gradient) = draw(seed, count), draw(seed + 1, 2)
-    moves, against = (data - base).double().numpy(), -gradient.double().numpy()
+    moves, against = data.double().numpy() - base.double().numpy(), -gradient.double().numpy()
     norms = np.linalg.norm(moves, axis=1)
     trust = np.maximum(moves @ against / norms / np.linalg.norm(against), 0)
     result = apply("fltrust", data, base=base, judge=Root(gradient))
