@@ -152,6 +152,9 @@ def test_a_rule_that_raises_is_named():
         ((torch.zeros(16), torch.full((4,), torch.inf), None), "weights with a value"),
         ((torch.zeros(16), {"own": 1.0}, None), "dict as weights"),
         ((torch.zeros(16), torch.ones(4, dtype=torch.int64), None), "int64"),
+        ((torch.zeros(16), torch.ones(4), {"trust": [1.0]}), '"trust" is no dict'),
+        ((torch.zeros(16), torch.ones(4), {"trust": {"peer1": "much"}}), '"trust" is no dict'),
+        ((torch.zeros(16), torch.ones(4), {"trust": {"peer1": float("nan")}}), '"trust" is no dict'),
     ],
 )
 def test_nonsense_from_a_rule_is_named(result, said):

@@ -35,6 +35,15 @@ def test_an_own_row_far_from_the_others_costs_no_digits(count):
     check(data)
 
 
+@pytest.mark.parametrize("count", [3, 4, 11, 12])
+@pytest.mark.parametrize("size", [1e6, 1e20, 1e30])
+def test_an_own_row_among_as_many_far_ones_as_may_be_costs_no_digits(count, size):
+    data = torch.randn(count, 300, generator=torch.Generator().manual_seed(1))
+    far = (count - 1) // 2
+    data[:far] = size * torch.randn(far, 300, generator=torch.Generator().manual_seed(2))
+    check(data)
+
+
 @pytest.mark.parametrize("count", [3, 8, 40])
 @pytest.mark.parametrize("size", [1e5, 1e20, 1e30])
 def test_far_rows_cost_the_others_no_digits(count, size):

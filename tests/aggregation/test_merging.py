@@ -123,6 +123,20 @@ def test_a_far_minority_takes_no_digits():
     np.testing.assert_allclose(merged.numpy(), merge(named(mild), [1] * 7, "geomedian").vector.numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("colluders", [2, 4])
+@pytest.mark.parametrize("far", [1e3, 1e7, 1e9, 1e12, 1e20, 1e38])
+def test_far_rows_that_cancel_do_not_steer_the_geomedian(far, colluders):
+    """They put the mean, beside which 1e-7 of ``far`` is nothing, wherever they like."""
+    honest, attack = drawn(5, 50), np.zeros((colluders, 50), np.float32)
+    attack[: colluders // 2, 0], attack[colluders // 2 :, 0], attack[0, 1] = far, -far, 1e-7 * far
+    rows = np.concatenate([attack, honest])
+    found = merge(named(rows), [1] * len(rows), "geomedian").vector.double().numpy()
+    away = (rows.astype(np.float64) - found).clip(-1e150, 1e150)
+    pull = (away / np.linalg.norm(away, axis=1)[:, None]).sum(axis=0)
+    assert np.linalg.norm(pull) < 1e-3 * len(rows)
+    assert np.linalg.norm(found - honest.mean(axis=0)) < np.linalg.norm(honest - honest.mean(axis=0), axis=1).max()
+
+
 def test_two_equal_weights_meet_in_the_middle_and_a_heavy_row_wins():
     rows = [[0.0, 0.0], [2.0, 4.0]]
     assert merge(named(rows), [3, 3], "geomedian").vector.tolist() == [1.0, 2.0]

@@ -117,6 +117,7 @@ def test_a_local_subset_is_taken_with_a_warning(tmp_path, sub):
 
 @pytest.mark.parametrize("arrays", [
     {"x_train": np.zeros((9, 28, 28), np.uint8)}, {"x_train": np.full((9, 32, 32, 3), 200.0)},
+    {"x_train": np.zeros((9, 3, 32, 32), "U1")}, {"x_train": np.zeros((9, 3, 32, 32), np.complex64)},
 ])  # fmt: skip
 def test_other_arrays_are_refused(tmp_path, arrays):
     y = np.arange(9) % 3

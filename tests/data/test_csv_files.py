@@ -44,6 +44,7 @@ def test_one_file(tmp_path, name, header):
     [
         ((2, 10, -1), [1, 2, 0], ("-1", "2", "10")),
         ((2.0, 10.0, -1.0), [1, 2, 0], ("-1", "2", "10")),
+        ((1234568, 1234567, "-0"), [2, 1, 0], ("0", "1234567", "1234568")),
         (("2", "10", "b"), [1, 0, 2], ("10", "2", "b")),
     ],
 )
@@ -103,6 +104,7 @@ def swapped(row, text):
         (swapped(0, "0,0,"), r"line 2: the label is ''"),
         ([f"{i},{i},{i / 2}" for i in range(9)], r"line 3: the label is '0.5'"),
         ([f"{i},{i},nan" for i in range(9)], r"line 2: the label is 'nan'"),
+        ([f"{i},{i},{2**53 + i}" for i in range(9)], r"line 2: the label is '9007199254740992'"),
         ([f"{i},{i},no" for i in range(9)], "all training samples have label 0"),
         ([], "it has no rows"),
     ],

@@ -86,6 +86,13 @@ def test_not_an_archive(tmp_path):
         read(tmp_path / "d.npz")
 
 
+@pytest.mark.parametrize("shape", [(10, 4), (10, 5, 6), (10, 5, 6, 3)])
+@pytest.mark.parametrize("kind", ["complex64", "U3", "datetime64[s]"])
+def test_what_is_no_real_number_is_named(tmp_path, shape, kind):
+    with pytest.raises(DataError, match="x_train: elements of type"):
+        read(save(tmp_path / "a.npz", np.zeros(shape).astype(kind)))
+
+
 def test_values_are_checked(tmp_path):
     x = np.zeros((10, 2))
     x[3, 1] = np.nan

@@ -34,10 +34,11 @@ def geometric_median(
 
         z = sum_j w_j M_j,   w_j ~ 1 / max(|M_j - z|, 1e-6 r),   sum w = 1
 
-    repeated until the weights change by at most ``tolerance`` in sum, or ``iterations`` times; r is the median distance
-    of the rows to their medoid. It starts at the mean of the nearest half of the rows to the medoid, so that rows at
-    any finite distance lose no digits. z stays within the affine hull of the rows, so an iteration needs only their
-    Gram matrix: O(n^2), whatever d. Holds against fewer than half of the rows. With one other row the mean.
+    repeated until the weights change by at most ``tolerance`` in sum, but not in the first step, or ``iterations``
+    times; r is the median distance of the rows to their medoid. It starts at the mean of the nearest half of the rows
+    to the medoid, so that rows at any finite distance lose no digits. z stays within the affine hull of the rows, so an
+    iteration needs only their Gram matrix: O(n^2), whatever d. Holds against fewer than half of the rows. With one
+    other row the mean.
 
     ``tolerance``: largest change of the weights at which the search ends. ``iterations``: most steps of the search.
 
@@ -52,14 +53,14 @@ def geometric_median(
     weights = np.zeros(count)
     weights[order[: count // 2 + 1]] = 1.0 / (count // 2 + 1)
     least = _SMOOTHING * float(np.sqrt(np.median(shape.squares[shape.centre])))
-    for _ in range(iterations if least > 0 else 0):
+    for step in range(iterations if least > 0 else 0):
         towards = products @ weights
         away = np.sqrt(np.maximum(norms - 2.0 * towards + weights @ towards, 0.0))
         new = 1.0 / np.maximum(away, least)
         new /= new.sum()
         change = np.abs(new - weights).sum()
         weights = new
-        if change <= tolerance:
+        if change <= tolerance and step > 0:  # the first step lets the far half in: small weights, but whole pulls
             break
     return combine(own, received, weights), recorded(weights), state
 

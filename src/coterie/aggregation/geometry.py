@@ -46,8 +46,10 @@ def geometry(own: torch.Tensor, received: torch.Tensor) -> Geometry:
     """
     products = _products(own, received)
     squares, doubt = _squares(products, _FLOAT32_ERROR)
+    if not np.isfinite(np.median(squares, axis=1)).any():  # own is so far from the others that float32 overflowed
+        squares, _ = _squares(wide_products(own, received, own), _FLOAT64_ERROR)
     centre = _medoid(squares)
-    offset, scale = products[centre, centre], np.median(np.delete(squares[centre], centre)) if len(squares) > 1 else 0.0
+    offset, scale = products[centre, centre], np.median(squares[centre])
     if not np.isfinite(products).all() or offset > _FAR * scale or doubt.sum() > 2 * _FEW_PAIRS:
         products = wide_products(own, received, (own, *received)[centre])
         squares, doubt = _squares(products, _FLOAT64_ERROR)

@@ -62,7 +62,7 @@ class Judge(Protocol):
 State = Any
 """What a rule remembers between rounds: explicit, picklable, None at first, never mutated in place.
 
-A rule that learns trust keeps it in ``state["trust"]``, a dict from peer id to float.
+A rule that learns trust keeps it in ``state["trust"]``, a dict from peer id to finite float.
 """
 
 Rule = Callable[..., tuple[torch.Tensor, torch.Tensor, State]]
@@ -209,9 +209,12 @@ def _fault(result: object, shape: torch.Size, count: int) -> str:
     trust = state.get("trust") if isinstance(state, Mapping) else None
     if trust is not None and not (
         isinstance(trust, Mapping)
-        and all(isinstance(peer, str) and isinstance(value, int | float) for peer, value in trust.items())
+        and all(
+            isinstance(peer, str) and isinstance(value, int | float) and -math.inf < value < math.inf
+            for peer, value in trust.items()
+        )
     ):
-        return 'a state whose "trust" is no dict from peer id to float'
+        return 'a state whose "trust" is no dict from peer id to finite float'
     for tensor, wanted, what in ((vector, shape, "vector"), (weights, torch.Size([count]), "weights")):
         if not isinstance(tensor, torch.Tensor):
             return f"{type(tensor).__name__} as {what}, not a tensor"

@@ -55,7 +55,7 @@ def nnm(
     mixing = np.zeros((count, count), dtype=np.float32)
     np.put_along_axis(mixing, nearest, 1.0 / keep, axis=1)
     shares = torch.from_numpy(mixing)
-    mixed = torch.addmm(shares[:, :1] * own, shares[:, 1:], received)
+    mixed = (shares[:, :1] * own).addmm_(shares[:, 1:], received)
     rule = registry.rules.resolve(then, Path(), "aggregation.then")
     settings = {"byzantine": byzantine} if "byzantine" in rule.options().model_fields else {}
     vector, weights, state = rule.function(mixed[0], mixed[1:], context, state, judge, **settings)

@@ -63,7 +63,7 @@ def _names(path: Path, present: list[str]) -> list[str]:
 
 
 def _channels_first(x: Array) -> Array:
-    if x.ndim not in (3, 4):
+    if x.ndim not in (3, 4) or x.dtype.kind not in "buif":  # what is no number, or has no order, is named later
         return x
     images = x.astype(np.float32)
     if x.dtype == np.uint8:

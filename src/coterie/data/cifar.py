@@ -61,7 +61,7 @@ def cifar10(argument: str, data_dir: Path | None) -> tuple[Array, ...]:
 def _arrays(path: Path) -> tuple[Array, ...]:
     """Images (n, 3, 32, 32) in [0, 1] and labels, from an npz file."""
     found: tuple[Array, ...] = npz(str(path), None)
-    if len(found) != 4 or any(x.shape[1:] != (3, 32, 32) or x.max() > 1 for x in found[::2]):
+    if len(found) != 4 or any(x.shape[1:] != (3, 32, 32) or x.dtype != np.float32 or x.max() > 1 for x in found[::2]):
         raise DataError(
             f"arrays of shapes {', '.join(str(a.shape) for a in found)} are not CIFAR-10's",
             where=str(path),

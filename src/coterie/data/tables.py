@@ -17,6 +17,9 @@ from coterie.data.dataset import Array, Dataset, Integers, split_test
 from coterie.errors import DataError
 from coterie.registry import datasets
 
+_EXACT = 2**53
+"""From here on float64 does not tell all integers apart."""
+
 
 @datasets.register("csv", takes_path=True)
 def csv(argument: str, data_dir: Path | None) -> Dataset:
@@ -141,11 +144,14 @@ def _is_number(cell: str) -> bool:
 
 
 def classes_of(sheets: list[Sheet]) -> tuple[Integers, tuple[str, ...]]:
-    """Each row's class, int64, and what each class is called. Labels are numbers only if all of them are."""
+    """Each row's class, int64, and what each class is called. Labels are numbers only if all of them are.
+
+    Raises DataError naming the first that is neither a word nor an integer that float64 can tell from the next.
+    """
     words = [label for sheet in sheets for label in sheet.labels]
     if all(_is_number(word) for word in words):
         values = np.array([float(word) for word in words])
-        wrong = ~np.isfinite(values) | (values != np.floor(values))
+        wrong = ~(np.abs(values) < _EXACT) | (values != np.floor(values))
     else:
         values = np.array(words, dtype=object)
         wrong = np.array([word == "" for word in words])
@@ -158,4 +164,4 @@ def classes_of(sheets: list[Sheet]) -> tuple[Integers, tuple[str, ...]]:
             remedy="The last column holds the label: an integer or a word.",
         )
     known, labels = np.unique(values, return_inverse=True)
-    return labels.astype(np.int64), tuple(f"{value:g}" if isinstance(value, float) else value for value in known)
+    return labels.astype(np.int64), tuple(str(int(each)) if isinstance(each, float) else each for each in known)

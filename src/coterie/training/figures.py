@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-TWO = 2
-
 
 @dataclass
 class Tally:
@@ -33,7 +31,7 @@ class Tally:
                 of_source = y == source
                 self._attacked += int(of_source.sum())
                 self._taken += int((predicted[of_source] == target).sum())
-        if outputs.ndim == TWO and outputs.shape[1] == TWO:
+        if outputs.ndim == outputs.shape[1] == 2:
             self._scores.append(outputs[:, 1] - outputs[:, 0])
             self._labels.append(y)
 

@@ -19,16 +19,10 @@ def learning_rate(table: TrainingTable, round: int, rounds: int) -> float:
 
     linear: floor + (1 - floor)(1 - t/T); cosine: floor + (1 - floor)(1 + cos(pi t/T))/2 (Loshchilov & Hutter 2017).
     """
-    progress = min(round / rounds, 1.0)
-    match table.schedule:
-        case "constant":
-            share = 1.0
-        case "linear":
-            share = 1.0 - progress
-        case "cosine":
-            share = (1.0 + math.cos(math.pi * progress)) / 2
     if table.schedule == "constant":
         return table.lr
+    progress = min(round / rounds, 1.0)
+    share = 1.0 - progress if table.schedule == "linear" else (1.0 + math.cos(math.pi * progress)) / 2
     return table.lr * (table.lr_floor + (1 - table.lr_floor) * share)
 
 

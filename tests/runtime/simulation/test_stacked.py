@@ -138,7 +138,7 @@ def test_a_module_may_write_into_its_input() -> None:
 
 
 def test_jobs_of_a_lane_are_done_in_order_whatever_their_kinds_and_rounds() -> None:
-    """Peers in different rounds, with different jobs before and after their fits, given all at once."""
+    """Peers in different rounds, with fits of different lengths and different jobs around them, given all at once."""
     results: list[tuple[list[Any], torch.Tensor]] = []
 
     def executor(setup: Any, runner: Any) -> Any:
@@ -153,7 +153,7 @@ def test_jobs_of_a_lane_are_done_in_order_whatever_their_kinds_and_rounds() -> N
                 for block in (copy, fitted, end, velocity):
                     arena[block].fill_(float("nan"))
                 before = [ClearJob(peer, velocity), CopyJob(peer, start, copy)]
-                fit = FitJob(peer, 3 * (peer % 3), copy, fitted, velocity, (), 0, None)
+                fit = FitJob(peer, 3 * (peer % 3), copy, fitted, velocity, (), 0, None, (None, 5)[peer // 3])
                 jobs = [*before[: 1 + peer % 2], fit, EvaluateJob(peer, fitted, 50, None), CopyJob(peer, fitted, end)]
                 if peer % 2 == 0:
                     arena[copy].copy_(arena[start])

@@ -203,6 +203,14 @@ def test_a_function_that_raises_is_named():
 
 
 @pytest.mark.parametrize(
+    "functions", [Functions(loss="cross_entropy", loss_args={"reduction": "none"}), Functions(metric=lambda o, t: o)]
+)
+def test_a_function_that_returns_no_scalar_is_named(functions):
+    with pytest.raises(SpecError, match=r"(loss|metric)Function: it raised .* and returns a scalar"):
+        figures(functions, (X, Y))
+
+
+@pytest.mark.parametrize(
     ("model", "says"),
     [
         (nn.Flatten(), "it has no parameter to train"),

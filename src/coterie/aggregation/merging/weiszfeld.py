@@ -16,6 +16,8 @@ _PATIENCE = 100
 _SHORT = 1e-6
 """A step this short, as a share of the rows' lengths, may be one of a search that no longer gets anywhere."""
 _LIMIT = 10_000
+_FAR = 100.0
+"""Where the mean length of the rows is more than so many times their median one, the mean is no place to begin at."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,15 @@ class Search:
 
 
 def weiszfeld(products: Floats, shares: Floats, tolerance: float = 1e-6) -> Search:
-    """The z with the least f(z) = sum_j s_j |M_j - z|, by Weiszfeld's algorithm from the weighted mean.
+    """The z with the least f(z) = sum_j s_j |M_j - z|, by Weiszfeld's algorithm.
 
         z <- sum_j w_j M_j,   w_j ~ s_j / |M_j - z|,   sum w = 1
 
     Where z is at a row, or at several equal ones, of shares h together, w is that of the other rows, mixed with the old
     one in the proportion (1 - h / |R|) : h / |R|, R = sum s_j (M_j - z) / |M_j - z| over the others (Vardi and Zhang).
+
+    The search begins at the weighted mean; where that is the plaything of rows far from c, with w_j ~ s_j / (l_j + r),
+    l_j = |M_j - c|, r their weighted median: from a place far off all near rows are one, and it would stay there.
 
     The search ends when the least subgradient, max(|R| - h, 0), is at most ``tolerance``: then f(z) exceeds the least
     value by at most ``tolerance`` times the distance to it. A row that is the median is found at once, by |R| < h: the
@@ -48,8 +53,9 @@ def weiszfeld(products: Floats, shares: Floats, tolerance: float = 1e-6) -> Sear
     sum 1; both float64, finite. Sources: Weiszfeld, "Sur le point pour lequel la somme des distances de n points donnés
     est minimum", 1937; Vardi and Zhang, "The multivariate L1-median and associated data depth", PNAS 2000.
     """
-    weights, best, steps, low = shares, Search(shares, np.inf, 0, "limit"), 0, 0
     lengths = np.sqrt(np.diag(products))
+    weights = _start(lengths, shares)
+    best, steps, low = Search(weights, np.inf, 0, "limit"), 0, 0
     for steps in range(_LIMIT):
         towards = products @ weights
         reach = float(weights @ lengths)
@@ -72,6 +78,17 @@ def weiszfeld(products: Floats, shares: Floats, tolerance: float = 1e-6) -> Sear
             return Search(best.weights, best.gradient, steps, "stall")
         weights = weights + (1.0 - min(here / (total * step), 1.0)) * move
     return best
+
+
+def _start(lengths: Floats, shares: Floats) -> Floats:
+    """The weights that the search begins with."""
+    order = np.argsort(lengths, kind="stable")
+    middle = lengths[order][min(int(np.searchsorted(np.cumsum(shares[order]), 0.5)), len(order) - 1)]
+    if shares @ lengths <= _FAR * middle:
+        return shares
+    weights: Floats = shares / (lengths + middle) if middle > 0 else np.where(lengths == 0, shares, 0.0)
+    weights /= weights.sum()
+    return weights
 
 
 def _row(products: Floats, shares: Floats, tolerance: float) -> Floats | None:

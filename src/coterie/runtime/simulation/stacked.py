@@ -97,9 +97,9 @@ class StackedExecutor:
         if isinstance(job, EvaluateJob):
             return job.samples
         samples, table = len(self._runner.train[job.peer]), self._runner.spec.training
-        batch = min(table.batch_size, samples)
-        length = samples if self._runner.spec.local_steps is None else None
-        return job.round, job.count, batch, length, job.velocity is None, len(job.optimizer)
+        batch, steps = min(table.batch_size, samples), self._runner.steps_of(job)
+        length = samples if steps is None else None
+        return job.round, job.count, batch, steps, length, job.velocity is None, len(job.optimizer)
 
     def _do(self, group: Sequence[Ticket]) -> None:
         jobs = [ticket.job for ticket in group]
@@ -153,7 +153,7 @@ class StackedExecutor:
     def _order(self, job: FitJob) -> Batches:
         """Positions of the fit's minibatches, the same as of ``Learner.fit``."""
         positions, seed = self._runner.train[job.peer], self._runner.seed_of("fit", job.peer, job.round)
-        steps = self._runner.spec.local_steps
+        steps = self._runner.steps_of(job)
         return tuple(positions[batch] for batch in self._runner.learner.batches(len(positions), steps, seed))
 
     def _batches(self, orders: Sequence[Batches]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

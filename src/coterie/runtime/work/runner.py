@@ -191,7 +191,7 @@ class Runner:
             self.x,
             self.y,
             self.train[job.peer],
-            steps=self.spec.local_steps if job.steps is None else job.steps,
+            steps=self.steps_of(job),
             lr=self.learning_rate(job.round),
             seed=seed,
             state=state,
@@ -271,6 +271,10 @@ class Runner:
     def learning_rate(self, round: int) -> float:
         """The step size of a round."""
         return learning_rate(self.spec.training, round, self.spec.federation.rounds)
+
+    def steps_of(self, job: FitJob) -> int | None:
+        """How many minibatches a fit does; None for whole epochs."""
+        return self.spec.local_steps if job.steps is None else job.steps
 
     def seed_of(self, purpose: str, peer: int, number: int) -> int:
         """The seed of one job."""

@@ -171,10 +171,7 @@ class _Trial:
         adapter, step = self._make()
         pattern = self._pattern(3)
         self._call("load_weights", adapter.load_weights, pattern)
-        again, step_again = self._make()
-        self._call("load_weights", again.load_weights, pattern)
         self._call("the training step", step)
-        self._call("the training step", step_again)
         if bool((self._saved(adapter) - pattern).norm() >= (start - pattern).norm()):
             self._fail(
                 "training does not go on from what was loaded",

@@ -165,7 +165,7 @@ class PyTorchAdapter(ModelAdapter):
         metric = None
         if self._metric is not None:
             outputs, targets = (torch.cat(parts) for parts in zip(*kept, strict=True))
-            metric = float(self._measured(self._metric, outputs, targets, "metricFunction"))
+            metric = self._measured(self._metric, outputs, targets, "metricFunction")
         return Figures(total / samples if wants_loss else None, metric)
 
     def _forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
@@ -179,9 +179,9 @@ class PyTorchAdapter(ModelAdapter):
         *inputs, targets = moved(batch, device_of(self.module))
         return self.module(*inputs), targets, None
 
-    def _measured(self, measure: Measure, outputs: Any, targets: Any, where: str) -> Any:
+    def _measured(self, measure: Measure, outputs: Any, targets: Any, where: str) -> float:
         with users_measure(where, "(outputs, targets) and returns a scalar"):
-            return measure(outputs, targets)
+            return float(measure(outputs, targets))
 
 
 def unwrapped(model: Any) -> Any:
