@@ -1,8 +1,8 @@
 """Fits and evaluations of many peers at once on one device; every other job is done as in a run without workers.
 
-Waiting jobs that are alike (same round, same sizes of minibatches) are cut into chunks of a fixed size, a last one
-filled up with copies of its first job: the kernels always see the same shapes, so that a job's bits do not depend on
-its company. Modules that cannot be stacked (see ``Stack.works``) leave everything to the plain runner.
+Waiting jobs that are alike (same round, same number and sizes of minibatches) are cut into chunks of a fixed size, a
+last one filled up with copies of its first job: the kernels always see the same shapes, so that a job's bits do not
+depend on its company. Modules that cannot be stacked (see ``Stack.works``) leave everything to the plain runner.
 
 Written for CUDA; it has been tested on the CPU only, by running it there on the device "cpu".
 """
@@ -98,8 +98,13 @@ class StackedExecutor:
             return job.samples
         samples, table = len(self._runner.train[job.peer]), self._runner.spec.training
         batch = min(table.batch_size, samples)
-        length = samples if self._runner.spec.local_steps is None else None
-        return job.round, job.count, batch, length, job.velocity is None, len(job.optimizer)
+        steps = self._steps(job)
+        length = samples if steps is None else None
+        return job.round, job.count, batch, steps, length, job.velocity is None, len(job.optimizer)
+
+    def _steps(self, job: FitJob) -> int | None:
+        """Of this fit; None where epochs decide."""
+        return self._runner.spec.local_steps if job.steps is None else job.steps
 
     def _do(self, group: Sequence[Ticket]) -> None:
         jobs = [ticket.job for ticket in group]
@@ -153,8 +158,7 @@ class StackedExecutor:
     def _order(self, job: FitJob) -> Batches:
         """Positions of the fit's minibatches, the same as of ``Learner.fit``."""
         positions, seed = self._runner.train[job.peer], self._runner.seed_of("fit", job.peer, job.round)
-        steps = self._runner.spec.local_steps
-        return tuple(positions[batch] for batch in self._runner.learner.batches(len(positions), steps, seed))
+        return tuple(positions[batch] for batch in self._runner.learner.batches(len(positions), self._steps(job), seed))
 
     def _batches(self, orders: Sequence[Batches]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for step in zip(*orders, strict=True):
