@@ -260,7 +260,7 @@ class _Run:
                 checkpoint.restore(directory, saved, federation, arena)
             federation.run(lambda: checkpoint.save(directory, federation, arena, time.monotonic() - started))
             figures = simulation.outcome()
-            for peer, state in simulation.models(_MAX_MODELS).items():
+            for peer, state in simulation.models(_MAX_MODELS):
                 directory.write_model(peer, state, dataset.shape, dataset.classes)
         return figures
 
