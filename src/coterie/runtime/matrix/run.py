@@ -62,13 +62,13 @@ def run_matrix(
         raise SpecError(f"{jobs} processes cannot do anything", where="jobs", remedy="Name 1 or more.")
     checked = specs.load(spec, sets, seeds)
     planned = plan(checked)
-    for one in planned.datasets.values():
-        data.load(one.dataset, data_dir)  # what is wrong with it is better found now; each process loads its own
+    # What is wrong with the data is better found now; each process loads its own.
+    held = {name: data.load(one.dataset, data_dir).fingerprint for name, one in planned.datasets.items()}
     shown = progress or MatrixProgress(quiet=True)
     directory = _directory(out, checked)
     versions = {"coterie": __version__} | {name: metadata.version(name) for name in _LIBRARIES}
     try:
-        definition = {**planned.definition, "versions": versions}
+        definition = {**planned.definition, "versions": versions, "data": held}
         with directory.locked(), Journal(directory.path / JOURNAL, definition) as journal, shown:
             lost = _do(planned, journal, data_dir, jobs or os.cpu_count() or 1, shown)
             record = summarise(planned, {**journal.results, **lost}, str(directory.path))
@@ -111,9 +111,6 @@ def _do(
 def _directory(out: Path | None, spec: Spec) -> RunDirectory:
     """A new directory, or one in which a matrix has been begun."""
     if out is not None and (out / JOURNAL).is_file():
-        for name in (FIGURES, TABLES, IMAGE):
-            for unfinished in out.glob(f".{name}.*"):  # killed while it wrote them
-                unfinished.unlink(missing_ok=True)
         return RunDirectory(out)
     return RunDirectory.create(out, f"{spec.federation.name[:50]}-matrix")
 
@@ -141,6 +138,9 @@ def write_tables(directory: Path) -> Path:
 
 
 def _write(directory: RunDirectory, record: Mapping[str, Any]) -> None:
+    for name in (FIGURES, TABLES, IMAGE):
+        for unfinished in directory.path.glob(f".{name}.*"):  # killed while it wrote them
+            unfinished.unlink(missing_ok=True)
     directory.write(FIGURES, json_text(record))
     _write_tables(directory, record)
 
