@@ -27,7 +27,9 @@ Seed = Annotated[
     str | None, typer.Option("--seed", metavar="N[,N...]", help="The seed; several give mean and deviation.")
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Worker processes; by default one a core.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Worker processes; by default one a core, or 0 for a small run.")
+]
 Track = Annotated[
     list[str] | None, typer.Option("--track", metavar="NAME", help="Feed tensorboard or mlflow. Repeatable.")
 ]
