@@ -248,7 +248,7 @@ def test_report_makes_the_tables_of_a_matrix_again(done: Path, tmp_path: Path) -
     assert (copy / "matrix.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": "coterie.matrix/9"}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": "coterie.matrix/9"}', '{"schema": "coterie.matrix/1"}'])
 def test_figures_that_are_none_are_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "matrix.json").write_text(content)
     shown = CliRunner().invoke(app, ["report", str(tmp_path)])

@@ -23,6 +23,7 @@ from coterie.runtime.matrix.progress import MatrixProgress
 from coterie.runtime.matrix.summary import SCHEMA, summarise
 from coterie.runtime.matrix.tables import markdown
 from coterie.runtime.results import Result, RunDirectory, json_text
+from coterie.runtime.run_files import reading
 from coterie.spec import Spec
 
 JOURNAL, FIGURES, TABLES, IMAGE = "cells.jsonl", "matrix.json", "matrix.md", "matrix.png"
@@ -127,14 +128,15 @@ def write_tables(directory: Path) -> Path:
     """
     path = directory / FIGURES
     try:
-        record = json.loads(path.read_bytes())
-        schema = record["schema"]
-    except (ValueError, KeyError, TypeError):
-        schema = None
-    if schema != SCHEMA:
+        with reading(path):
+            record = json.loads(path.read_bytes())
+        if record["schema"] != SCHEMA:
+            raise ValueError(record["schema"])  # noqa: TRY301 - as unreadable as one that is damaged
+        image, tables = heat_maps(record), markdown(record)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         remedy = f"The same 'coterie matrix' command with --out {directory} writes them again; no run is done twice."
-        raise DataError(f"not figures of schema {SCHEMA!r}", where=str(path), remedy=remedy)
-    return _write_tables(RunDirectory(directory), record)
+        raise DataError(f"not figures of schema {SCHEMA!r}", where=str(path), remedy=remedy) from None
+    return _write_tables(RunDirectory(directory), image, tables)
 
 
 def _write(directory: RunDirectory, record: Mapping[str, Any]) -> None:
@@ -142,12 +144,12 @@ def _write(directory: RunDirectory, record: Mapping[str, Any]) -> None:
         for unfinished in directory.path.glob(f".{name}.*"):  # killed while it wrote them
             unfinished.unlink(missing_ok=True)
     directory.write(FIGURES, json_text(record))
-    _write_tables(directory, record)
+    _write_tables(directory, heat_maps(record), markdown(record))
 
 
-def _write_tables(directory: RunDirectory, record: Mapping[str, Any]) -> Path:
-    directory.write(IMAGE, heat_maps(record))
-    return directory.write(TABLES, markdown(record).encode())
+def _write_tables(directory: RunDirectory, image: bytes, tables: str) -> Path:
+    directory.write(IMAGE, image)
+    return directory.write(TABLES, tables.encode())
 
 
 def _interrupted(path: Path) -> Result:
