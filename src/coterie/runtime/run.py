@@ -242,8 +242,8 @@ class _Run:
             with suppress(OutputError):  # on a full disk, say, the error itself must still be told
                 directory.write_result(failed)
                 write_report(directory.path)
-            if isinstance(error, CoterieError):
-                error.result = failed
+            if isinstance(error, CoterieError | KeyboardInterrupt):
+                error.result = failed  # type: ignore[union-attr]  # cli.py shows it
             raise
         gc.collect()  # a finished simulation is full of cycles, and holds shared memory until they are found
         result = Result(status="ok", **known, **figures, seconds=time.monotonic() - started)
@@ -362,5 +362,7 @@ def _named(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        error.result = Result.failure(error, run=str(directory.path))  # type: ignore[attr-defined]  # cli.py shows it
+        known = getattr(error, "result", None)
+        if known is None or known.run != str(directory.path):  # it came before a run, or in that of one of the seeds
+            error.result = Result.failure(error, run=str(directory.path))  # type: ignore[attr-defined]  # as above
         raise
