@@ -239,7 +239,7 @@ class _Run:
             )
         except BaseException as error:
             failed = Result.failure(error, **known, seconds=time.monotonic() - started)
-            with suppress(OutputError):  # on a full disk, say, the error itself must still be told
+            with suppress(CoterieError):  # on a full disk, say, the error itself must still be told
                 directory.write_result(failed)
                 write_report(directory.path)
             if isinstance(error, CoterieError | KeyboardInterrupt):
