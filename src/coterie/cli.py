@@ -27,7 +27,9 @@ Seed = Annotated[
     str | None, typer.Option("--seed", metavar="N[,N...]", help="The seed; several give mean and deviation.")
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Worker processes; by default one a core.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Worker processes; by default one a core, or 0 for a small run.")
+]
 Track = Annotated[
     list[str] | None, typer.Option("--track", metavar="NAME", help="Feed tensorboard or mlflow. Repeatable.")
 ]
@@ -337,14 +339,8 @@ def _progress(as_json: bool, quiet: bool = False) -> Iterator[Progress]:
 
 
 def _tell(result: Result, as_json: bool) -> None:
-    """Print the result as one JSON object, or for people, and leave with the status that belongs to it."""
-    if as_json:
-        success(json.dumps(result.to_json(), allow_nan=False))
-    elif result.ok:
-        success(_summary(result))
-    if not result.ok:
-        say(result.error or {}, result.run)
-        raise typer.Exit(exit_status(result.error))
+    """Print the result of a run that ended well, as one JSON object or for people."""
+    success(json.dumps(result.to_json(), allow_nan=False) if as_json else _summary(result))
 
 
 def _list(kind: str, key: str) -> None:

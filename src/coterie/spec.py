@@ -449,5 +449,5 @@ def _set(tables: dict[str, Any], key: str, value: Any, base: Path) -> None:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError, RecursionError):
+    except (ValueError, KeyError, RecursionError):  # of ValueErrors also that of a number of thousands of digits
         return text

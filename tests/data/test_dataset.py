@@ -187,3 +187,19 @@ def test_a_failing_factory_is_named():
 
     with pytest.raises(DataError, match="not today"):
         load(factory(refuse), None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"x_train": X[::-1].copy()},
+        {"x_train": X.reshape(len(X), -1, 1)},
+        {"y_train": (Y + 1) % 3},
+        {"x_test": X[:3], "y_test": Y[:3]},
+        {"groups": np.arange(len(X)) % 2},
+    ],
+)
+def test_data_that_have_changed_have_another_fingerprint(changes):
+    given = {"name": "own", "x_train": X, "y_train": Y, "x_test": X, "y_test": Y, "classes": 3}
+    assert Dataset(**given).fingerprint == Dataset(**{**given, "name": "other"}).fingerprint
+    assert Dataset(**given).fingerprint != Dataset(**{**given, **changes}).fingerprint

@@ -101,6 +101,7 @@ LINES = {
     "--set without a table": ("run --set peers=3", "spec", "--set", "Write table.key"),
     "--set of an unknown key": ("run --set federation.pers=3", "spec", "federation.pers", "Did you mean 'peers'?"),
     "--set of a wrong value": ("run --set federation.peers=many", "spec", "federation.peers", "valid integer"),
+    "--set of thousands of digits": (f"run --set training.lr={'9' * 5000}", "spec", "training.lr", "valid number"),
     "--seed of a word": ("run --seed x", "spec", "--seed", "Write --seed 7"),
     "--seed twice the same": ("run --seed 1,1", "spec", "--seed", "twice"),
     "a spec that is not there": ("run none.toml", "spec", "the spec", "there is no file none.toml"),

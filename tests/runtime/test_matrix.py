@@ -248,7 +248,7 @@ def test_report_makes_the_tables_of_a_matrix_again(done: Path, tmp_path: Path) -
     assert (copy / "matrix.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": "coterie.matrix/9"}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": "coterie.matrix/9"}', '{"schema": "coterie.matrix/1"}'])
 def test_figures_that_are_none_are_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "matrix.json").write_text(content)
     shown = CliRunner().invoke(app, ["report", str(tmp_path)])
@@ -269,6 +269,18 @@ def test_another_matrix_is_refused_by_name(done: Path, tables: dict[str, Any], n
     with pytest.raises(SpecError, match=re.escape(named)):
         run_matrix(tables, out=done)
     assert (done / "cells.jsonl").read_bytes() == before
+
+
+def test_a_matrix_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 3)), rng.integers(0, 2, 200)
+    tables = with_matrix(rules=["mean"], attacks=None, splits=None, references=None)
+    tables |= {"data": {"dataset": f"npz:{tmp_path}/d.npz"}}
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y)
+    run_matrix(tables, out=tmp_path / "out", seeds=[1], jobs=1)
+    np.savez(tmp_path / "d.npz", x_train=x + 1, y_train=y)
+    with pytest.raises(SpecError, match=r"d\.npz is [0-9]+ and was [0-9]+"):
+        run_matrix(tables, out=tmp_path / "out", jobs=1)
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -463,8 +475,10 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     with Journal(tmp_path / "cells.jsonl", {}):
         pass
+    (tmp_path / ".matrix.json.abc").touch()  # what the other process is just writing
     with RunDirectory(tmp_path).locked(), pytest.raises(OutputError, match="another process"):
         run_matrix(SMALL, out=tmp_path)
+    assert (tmp_path / ".matrix.json.abc").exists()
 
 
 def test_progress_says_how_many_how_long_and_what_failed() -> None:

@@ -218,6 +218,17 @@ def test_seeds_that_were_cut_short_have_a_report(tmp_path):
     assert "--seed 1,2" in text
 
 
+def test_seeds_that_were_not_begun_are_missed(tmp_path):
+    parent = RunDirectory.create(tmp_path / "run", "x")
+    parent.write_spec({"federation": {"name": "digits"}}, [1, 2])
+    make(tmp_path / "run/seed-1", seed=1)
+    write_report(parent.path)
+    text = " ".join(page(parent.path).text.split())
+    assert "the run has not ended" in text
+    assert "--seed 1,2" in text
+    assert "began to train" in text
+
+
 def test_a_report_is_made_again_over_the_old_one(tmp_path):
     run = make(tmp_path / "run")
     first = write_report(run.path).read_bytes()

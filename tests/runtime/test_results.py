@@ -117,6 +117,16 @@ def test_one_failed_seed_fails_all_but_keeps_the_figures_of_the_others():
 def test_summary():
     assert summary([0.5, 1.0]) == {"mean": 0.75, "min": 0.5, "max": 1.0}
     assert math.isnan(summary([])["mean"])
+    assert all(map(math.isnan, summary([0.5, math.nan]).values())), "in whatever order"
+    assert summary([0.5, math.inf]) == {"mean": math.inf, "min": 0.5, "max": math.inf}
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_a_seed_whose_figure_is_not_finite_is_not_left_out_of_the_mean(odd):
+    unknown = result(2, loss={"mean": odd, "min": 0.2, "max": odd})
+    record = json.loads(json.dumps(Result.of_seeds([result(1), unknown]).to_json(), allow_nan=False))
+    assert record["loss"]["mean"] == record["loss"]["max"] == {"mean": None, "std": None}
+    assert record["loss"]["min"] == {"mean": 0.2, "std": 0.0}
 
 
 def test_a_run_directory_keeps_what_was_written(tmp_path):
@@ -233,10 +243,12 @@ def test_an_unfinished_last_line_is_left_out(tmp_path):
     ("name", "content", "attribute"),
     [
         ("spec.toml", "= 3", "spec"),
+        ("spec.toml", "federation = 3", "spec"),
         ("result.json", "{", "result"),
         ("result.json", "[]", "result"),
         ("result.json", '{"schema": "coterie.result/9"}', "result"),
         ("result.json", '{"schema": "coterie.result/1"}', "result"),
+        ("result.json", json.dumps(result().to_json() | {"bytes_sent": "many"}), "result"),
         ("topology.json", '{"edges": [[0]]}', "topology"),
         ("topology.json", "{}", "topology"),
     ],

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import coterie
@@ -146,6 +147,22 @@ def test_several_seeds_go_on_where_they_stopped(
     result = coterie.resume(out, workers=0)
     assert (result.model_hash, result.seeds) == (whole.model_hash, (3, 4, 5))
     assert (out / "seed-3/result.json").stat().st_mtime_ns == first, "what has ended well is not run again"
+    assert not list(out.rglob("checkpoint"))
+
+
+def test_ctrl_c_tells_what_the_directory_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: Any
+) -> None:
+    monkeypatch.chdir(parts(tmp_path))
+    stop_after(1)
+    with pytest.raises(Stopped) as caught:
+        start(BASE, tmp_path / "one")
+    assert caught.value.result == RunDirectory.open(tmp_path / "one").result  # type: ignore[attr-defined]
+    assert caught.value.result.peers == 5  # type: ignore[attr-defined]
+    stop_after(1)
+    with pytest.raises(Stopped) as caught:
+        start(BASE, tmp_path / "several", seeds=[3, 4])
+    assert caught.value.result.run == str(tmp_path / "several"), "which can be gone on with"  # type: ignore[attr-defined]
 
 
 def test_a_run_without_a_checkpoint_starts_anew(
@@ -190,6 +207,48 @@ def test_what_is_not_as_it_was_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "fragile.py").unlink()
     with pytest.raises(PluginError):
         coterie.resume(out, workers=0)
+
+
+def test_what_is_refused_leaves_the_directory_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: Any
+) -> None:
+    """A plug-in that has got a setting would add it to spec.toml, where the one brought back does not know it."""
+    monkeypatch.chdir(parts(tmp_path))
+    spec = BASE | {"aggregation": {"rule": "fragile.py:in_place"}}
+    whole, out = start(spec, tmp_path / "whole"), tmp_path / "stopped"
+    stop_after(1)
+    with pytest.raises(Stopped):
+        start(spec, out)
+    stop_after(None)
+    kept = (tmp_path / "fragile.py").read_text()
+    given = "in_place(own, received, context, state, judge"
+    changed = kept.replace(given, f"{given}, *, more: int = 1")
+    assert changed != kept
+    (tmp_path / "fragile.py").write_text(changed)
+    with pytest.raises(SpecError, match="is not what it was"):
+        coterie.resume(out, workers=0)
+    (tmp_path / "fragile.py").write_text(kept)
+    assert coterie.resume(out, workers=0).model_hash == whole.model_hash
+
+
+def test_other_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 3)), rng.integers(0, 2, 200)
+    spec = BASE | {"data": {"dataset": "npz:d.npz", "partition": "iid"}}
+    np.savez("d.npz", x_train=x, y_train=y)
+    whole = start(spec, tmp_path / "whole")
+    stop_after(1)
+    with pytest.raises(Stopped):
+        start(spec, tmp_path / "stopped")
+    stop_after(None)
+    other = x.copy()
+    other[17, 2] += 0.01
+    np.savez("d.npz", x_train=other, y_train=y)
+    with pytest.raises(DataError, match="the data are not what they were"):
+        coterie.resume(tmp_path / "stopped", workers=0)
+    np.savez("d.npz", x_train=x, y_train=y)
+    assert coterie.resume(tmp_path / "stopped", workers=0).model_hash == whole.model_hash
 
 
 def test_seeds_of_two_versions_of_a_plugin_are_not_put_together(

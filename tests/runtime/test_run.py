@@ -97,6 +97,17 @@ def test_a_failed_run_says_so_in_its_directory(tmp_path: Path) -> None:
     assert caught.value.result.run == str(tmp_path / "run")  # type: ignore[attr-defined]
 
 
+def test_a_failed_run_whose_report_fails_too_tells_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(_: Path) -> None:
+        raise DataError("a line cannot be read")
+
+    monkeypatch.setattr("coterie.runtime.run.write_report", damaged)
+    with pytest.raises(TrainingDiverged):
+        quick(tmp_path, "training.lr=1e38", "training.clip=0")
+
+
 def test_a_run_never_overwrites(tmp_path: Path) -> None:
     quick(tmp_path)
     before = (tmp_path / "run/result.json").read_bytes()

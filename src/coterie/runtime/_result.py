@@ -44,8 +44,10 @@ def _no_figure() -> dict[str, float]:
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """``{"mean", "min", "max"}`` of ``values``; NaN where there are none."""
-    return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)} if values else _no_figure()
+    """``{"mean", "min", "max"}`` of ``values``; NaN where there are none, or one is NaN."""
+    if not values or any(map(math.isnan, values)):
+        return _no_figure()
+    return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
 
 
 def final_figures(models: Sequence[tuple[float, float, float | None, float | None]]) -> dict[str, Any]:
@@ -204,6 +206,8 @@ class Result:
             values[name] = None if values[name] is None else float(values[name])
         for name in ("seconds", "virtual_seconds"):
             values[name] = float(values[name])
+        if not isinstance(values["bytes_sent"], int | float):
+            raise TypeError("bytes_sent is no number")
         error, ledger = record["error"], record["ledger"]
         return cls(
             status=str(record["status"]),
@@ -225,10 +229,10 @@ class Result:
 
 
 def _mean_std(values: Sequence[float]) -> tuple[float, float]:
-    finite = [float(value) for value in values if math.isfinite(value)]
-    if not finite:
+    """NaN where one of them is not finite: a mean of the others alone would flatter."""
+    if not all(map(math.isfinite, values)):
         return math.nan, math.nan
-    return statistics.fmean(finite), statistics.stdev(finite) if len(finite) > 1 else 0.0
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _joined(hashes: Sequence[str]) -> str:

@@ -249,8 +249,11 @@ def _result(run: RunDirectory) -> Result:
     """The result; for a run that has not ended, a failed one that says so."""
     if (run.path / "result.json").exists():
         return run.result
-    if run.seeds:
-        return Result.of_seeds([_result(one) for one in run.seeds.values()], str(run.path))
+    if begun := run.seeds:
+        given = _tables(run).get("federation", {}).get("seed")
+        for seed in given if isinstance(given, list) else ():
+            begun.setdefault(seed, RunDirectory(run.path / f"seed-{seed}"))
+        return Result.of_seeds([_result(one) for one in begun.values()], str(run.path))
     error = DataError(
         "the run has not ended: there is no result.json", where=str(run.path), remedy="Wait, or run the spec again."
     )

@@ -253,7 +253,15 @@ class RunDirectory:
     @property
     def spec(self) -> dict[str, Any]:
         """The tables of ``spec.toml``."""
-        return self._read("spec.toml", lambda content: tomllib.loads(content.decode()))
+
+        def decode(content: bytes) -> dict[str, Any]:
+            tables = tomllib.loads(content.decode())
+            for name, table in tables.items():
+                if not isinstance(table, dict):
+                    raise ValueError(f"{name} is no table")  # noqa: TRY004 - a fault of the file
+            return tables
+
+        return self._read("spec.toml", decode)
 
     @property
     def result(self) -> Result:

@@ -115,8 +115,8 @@ def resume(
     gives its result. Data and plug-ins are looked for where the run found them. ``track``: trackers beside those that
     the run was begun with.
 
-    Raises DataError for what is no run directory or a damaged checkpoint, SpecError where the spec or a plug-in is not
-    what it was, OutputError while another process is at work on it, and what ``run`` raises.
+    Raises DataError for what is no run directory, a damaged checkpoint, or data that are not what they were, SpecError
+    where the spec or a plug-in is not, OutputError while another process is at work on it, and what ``run`` raises.
     """
     found = RunDirectory.open(Path(directory))
     with _named(found), found.locked(), shown(progress) as told:
@@ -189,7 +189,6 @@ def _run_all(
                 results.append(ended[spec.seed])
                 continue
             directory = parent.of_seed(spec.seed) if len(chosen) > 1 else parent
-            directory.write_spec(spec.resolved(), [spec.seed])
             directory.write_origin(origin)
             with Tracking(origin.track, directory) as tracking:
                 results.append(_Run(spec, directory, origin, pool, progress, stop, tracking).go())
@@ -197,6 +196,7 @@ def _run_all(
         return results[0]
     combined = Result.of_seeds(results, str(parent.path))
     parent.write_result(combined)
+    parent.forget_checkpoint()
     write_report(parent.path)
     return combined
 
@@ -220,22 +220,30 @@ class _Run:
         if saved is not None:
             _require_same(spec, saved.spec_hash, directory)
             started -= saved.seconds
+        else:
+            directory.write_spec(spec.resolved())
         directory.cut_metrics(saved.metrics_bytes if saved else 0)
         known = {"run": str(directory.path), **facts_of(spec)}
         try:
             _keep_plugins(spec, directory)
             folder = self.origin.data_dir
             dataset = data.load(spec.dataset, None if folder is None else Path(folder))
+            if saved is not None and saved.data != dataset.fingerprint:
+                raise DataError(  # noqa: TRY301 - it is a failure like those below
+                    "the data are not what they were when the run was interrupted",
+                    where=str(directory.path),
+                    remedy="Bring them back, or run the spec in another directory.",
+                )
             figures = (
                 self._processes(dataset) if self.origin.on == "processes" else self._simulation(dataset, saved, started)
             )
         except BaseException as error:
             failed = Result.failure(error, **known, seconds=time.monotonic() - started)
-            with suppress(OutputError):  # on a full disk, say, the error itself must still be told
+            with suppress(CoterieError):  # on a full disk, say, the error itself must still be told
                 directory.write_result(failed)
                 write_report(directory.path)
-            if isinstance(error, CoterieError):
-                error.result = failed
+            if isinstance(error, CoterieError | KeyboardInterrupt):
+                error.result = failed  # type: ignore[union-attr]  # cli.py shows it
             raise
         gc.collect()  # a finished simulation is full of cycles, and holds shared memory until they are found
         result = Result(status="ok", **known, **figures, seconds=time.monotonic() - started)
@@ -258,9 +266,11 @@ class _Run:
             self._begin(len(federation.ids), federation.topology)
             if saved is not None:
                 checkpoint.restore(directory, saved, federation, arena)
-            federation.run(lambda: checkpoint.save(directory, federation, arena, time.monotonic() - started))
+            federation.run(
+                lambda: checkpoint.save(directory, federation, arena, dataset.fingerprint, time.monotonic() - started)
+            )
             figures = simulation.outcome()
-            for peer, state in simulation.models(_MAX_MODELS).items():
+            for peer, state in simulation.models(_MAX_MODELS):
                 directory.write_model(peer, state, dataset.shape, dataset.classes)
         return figures
 
@@ -352,5 +362,7 @@ def _named(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        error.result = Result.failure(error, run=str(directory.path))  # type: ignore[attr-defined]  # cli.py shows it
+        known = getattr(error, "result", None)
+        if known is None or known.run != str(directory.path):  # it came before a run, or in that of one of the seeds
+            error.result = Result.failure(error, run=str(directory.path))  # type: ignore[attr-defined]  # as above
         raise

@@ -186,7 +186,7 @@ def test_the_attack_rate_is_that_of_honest_final_models() -> None:
     dataset = data.load(spec.dataset, None)
     x = torch.from_numpy(dataset.x_test[dataset.y_test == 1])
     rates = []
-    for state in simulation.models(10).values():
+    for _, state in simulation.models(10):
         weight, bias = state.values()
         rates.append(float(((x @ weight.T + bias).argmax(1) == 2).float().mean()))
     assert figures["attack_rate"] == pytest.approx(np.mean(rates))
@@ -214,7 +214,7 @@ def test_two_classes_have_an_area_under_the_curve() -> None:
     dataset = data.load(small(data__dataset="breast_cancer").dataset, None)
     x = simulation.runner._x_test
     areas = []
-    for state in simulation.models(10).values():
+    for _, state in simulation.models(10):
         weight, bias = state.values()
         areas.append(roc_auc_score(dataset.y_test, torch.softmax((x @ weight.T + bias).double(), 1)[:, 1]))
     assert figures["metrics"] == {"auc": pytest.approx(np.mean(areas), abs=1e-6)}

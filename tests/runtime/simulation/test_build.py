@@ -81,9 +81,9 @@ def test_fedavg_is_the_weighted_mean_of_what_its_clients_trained() -> None:
     """One round of FedAvg by hand: every peer's fit from the common start, then the mean by samples."""
     spec = small(federation__protocol="fedavg", federation__rounds=1)
     _, simulation = simulate(spec)
-    models = list(simulation.models(10).values())
+    models = [model for _, model in simulation.models(10)]
     _, alone = simulate(small(federation__protocol="isolated", federation__rounds=1))
-    trained = list(alone.models(10).values())
+    trained = [model for _, model in alone.models(10)]
     samples = np.array([member.learner.samples for member in simulation.federation.members], dtype=np.float64)
     for name in models[0]:
         rows = np.stack([model[name].double().numpy() for model in trained])

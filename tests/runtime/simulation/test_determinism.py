@@ -10,6 +10,7 @@ from small_federation import simulate, small
 
 from coterie.runtime.results import PeerMetrics
 from coterie.runtime.simulation.workers import WorkerPool
+from coterie.runtime.work.descriptions import ClearJob
 from coterie.runtime.work.tickets import Ticket
 
 FAULTS: dict[str, Any] = {
@@ -56,6 +57,32 @@ def test_worker_processes_change_no_bit(workers: int, parts: dict[str, Any]) -> 
         pool.close()
     assert found == expected == again
     assert distributed == alone
+
+
+def test_what_a_run_leaves_undone_is_not_done_in_the_next() -> None:
+    """Its blocks have gone with it, and the next run's memory may lie at the same paths."""
+    pool = WorkerPool(1)
+    left: list[Ticket] = []
+
+    def abandons(setup: Any, runner: Any) -> Any:
+        pool.prepare(setup, runner.vectors)
+        block = runner.vectors.take()
+        for _ in range(50):  # of one lane: the worker gets one at a time
+            left.append(Ticket(0, ClearJob(0, block)))
+            pool.begin(left[-1:])
+        return runner
+
+    def executor(setup: Any, runner: Any) -> WorkerPool:
+        pool.prepare(setup, runner.vectors)
+        return pool
+
+    try:
+        simulate(small(federation__rounds=1), None, abandons)
+        found, _ = simulate(small(federation__rounds=1), None, executor)
+    finally:
+        pool.close()
+    assert not left[-1].done
+    assert found == simulate(small(federation__rounds=1))[0]
 
 
 def test_what_a_rule_remembers_is_not_written_over_by_the_next_job() -> None:

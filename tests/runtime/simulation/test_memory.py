@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import mmap
+import os
 import pickle
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 import torch
 from small_federation import simulate, small
 
-from coterie.runtime.work.memory import Arena, SharedMemory, SharedSnapshot, Vectors
+from coterie.errors import RunError
+from coterie.runtime.work.memory import Arena, Segment, SharedMemory, SharedSnapshot, Vectors
 
 
 @pytest.fixture
@@ -93,6 +95,23 @@ def test_an_array_is_shared_with_another_process(memory: SharedMemory, array: np
     found = np.load(answer)
     assert found.dtype == array.dtype
     assert np.array_equal(found, array)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of the system's own")
+def test_a_simulation_that_cannot_be_built_keeps_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, segment = [], SharedMemory.segment
+
+    def scarce(self: SharedMemory, nbytes: int) -> Segment:
+        if len(made) == 10:  # the data and the first vectors are there, the peers' own are not
+            raise RunError("no memory")
+        made.append(segment(self, nbytes))
+        return made[-1]
+
+    monkeypatch.setattr(SharedMemory, "segment", scarce)
+    with pytest.raises(RunError, match="no memory"):
+        simulate(small())
+    assert len(made) == 10
+    assert not [one.path for one in made if "coterie" in os.path.realpath(one.path)]
 
 
 @pytest.mark.parametrize("changes", [{}, {"gossip__asynchronous": True}, {"federation__protocol": "fedavg"}])

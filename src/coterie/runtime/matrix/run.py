@@ -23,6 +23,7 @@ from coterie.runtime.matrix.progress import MatrixProgress
 from coterie.runtime.matrix.summary import SCHEMA, summarise
 from coterie.runtime.matrix.tables import markdown
 from coterie.runtime.results import Result, RunDirectory, json_text
+from coterie.runtime.run_files import reading
 from coterie.spec import Spec
 
 JOURNAL, FIGURES, TABLES, IMAGE = "cells.jsonl", "matrix.json", "matrix.md", "matrix.png"
@@ -62,13 +63,13 @@ def run_matrix(
         raise SpecError(f"{jobs} processes cannot do anything", where="jobs", remedy="Name 1 or more.")
     checked = specs.load(spec, sets, seeds)
     planned = plan(checked)
-    for one in planned.datasets.values():
-        data.load(one.dataset, data_dir)  # what is wrong with it is better found now; each process loads its own
+    # What is wrong with the data is better found now; each process loads its own.
+    held = {name: data.load(one.dataset, data_dir).fingerprint for name, one in planned.datasets.items()}
     shown = progress or MatrixProgress(quiet=True)
     directory = _directory(out, checked)
     versions = {"coterie": __version__} | {name: metadata.version(name) for name in _LIBRARIES}
     try:
-        definition = {**planned.definition, "versions": versions}
+        definition = {**planned.definition, "versions": versions, "data": held}
         with directory.locked(), Journal(directory.path / JOURNAL, definition) as journal, shown:
             lost = _do(planned, journal, data_dir, jobs or os.cpu_count() or 1, shown)
             record = summarise(planned, {**journal.results, **lost}, str(directory.path))
@@ -111,9 +112,6 @@ def _do(
 def _directory(out: Path | None, spec: Spec) -> RunDirectory:
     """A new directory, or one in which a matrix has been begun."""
     if out is not None and (out / JOURNAL).is_file():
-        for name in (FIGURES, TABLES, IMAGE):
-            for unfinished in out.glob(f".{name}.*"):  # killed while it wrote them
-                unfinished.unlink(missing_ok=True)
         return RunDirectory(out)
     return RunDirectory.create(out, f"{spec.federation.name[:50]}-matrix")
 
@@ -130,24 +128,28 @@ def write_tables(directory: Path) -> Path:
     """
     path = directory / FIGURES
     try:
-        record = json.loads(path.read_bytes())
-        schema = record["schema"]
-    except (ValueError, KeyError, TypeError):
-        schema = None
-    if schema != SCHEMA:
+        with reading(path):
+            record = json.loads(path.read_bytes())
+        if record["schema"] != SCHEMA:
+            raise ValueError(record["schema"])  # noqa: TRY301 - as unreadable as one that is damaged
+        image, tables = heat_maps(record), markdown(record)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         remedy = f"The same 'coterie matrix' command with --out {directory} writes them again; no run is done twice."
-        raise DataError(f"not figures of schema {SCHEMA!r}", where=str(path), remedy=remedy)
-    return _write_tables(RunDirectory(directory), record)
+        raise DataError(f"not figures of schema {SCHEMA!r}", where=str(path), remedy=remedy) from None
+    return _write_tables(RunDirectory(directory), image, tables)
 
 
 def _write(directory: RunDirectory, record: Mapping[str, Any]) -> None:
+    for name in (FIGURES, TABLES, IMAGE):
+        for unfinished in directory.path.glob(f".{name}.*"):  # killed while it wrote them
+            unfinished.unlink(missing_ok=True)
     directory.write(FIGURES, json_text(record))
-    _write_tables(directory, record)
+    _write_tables(directory, heat_maps(record), markdown(record))
 
 
-def _write_tables(directory: RunDirectory, record: Mapping[str, Any]) -> Path:
-    directory.write(IMAGE, heat_maps(record))
-    return directory.write(TABLES, markdown(record).encode())
+def _write_tables(directory: RunDirectory, image: bytes, tables: str) -> Path:
+    directory.write(IMAGE, image)
+    return directory.write(TABLES, tables.encode())
 
 
 def _interrupted(path: Path) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -53,22 +53,22 @@ class Simulation:
             work = self.layout.size * len(parts.ids) * spec.federation.rounds * _samples_a_round(spec, parts.train)
             setup = replace(setup, layout_hash=self.layout.hash)
             self._executor = choose_executor(setup, self.runner, work)
+            self.federation = Federation(
+                spec=spec,
+                executor=self._executor,
+                place=Workplace(spec, self.layout, self.arena, initial),
+                topology=parts.topology,
+                ids=parts.ids,
+                numbers=parts.numbers,
+                samples=[len(indices) for indices in parts.train],
+                attackers=parts.attackers,
+                on_record=on_record,
+                on_round=on_round,
+                stop=stop or threading.Event(),
+            )
         except BaseException:
             self._memory.close()
             raise
-        self.federation = Federation(
-            spec=spec,
-            executor=self._executor,
-            place=Workplace(spec, self.layout, self.arena, initial),
-            topology=parts.topology,
-            ids=parts.ids,
-            numbers=parts.numbers,
-            samples=[len(indices) for indices in parts.train],
-            attackers=parts.attackers,
-            on_record=on_record,
-            on_round=on_round,
-            stop=stop or threading.Event(),
-        )
 
     @property
     def layout(self) -> Layout:
@@ -97,13 +97,11 @@ class Simulation:
             "model_hash": digest.hexdigest(),
         }
 
-    def models(self, most: int) -> dict[PeerId, dict[str, Any]]:
-        """State dicts of the honest peers' final models, of the first ``most`` of them."""
+    def models(self, most: int) -> Iterator[tuple[PeerId, dict[str, Any]]]:
+        """State dicts of the honest peers' final models, of the first ``most`` of them; each is made in its turn."""
         honest = [member for member in self.federation.members if not member.attacker]
-        return {
-            member.id: self.runner.state_dict(self.arena[member.learner.block], member.learner.local)
-            for member in honest[:most]
-        }
+        for member in honest[:most]:
+            yield member.id, self.runner.state_dict(self.arena[member.learner.block], member.learner.local)
 
 
 def _samples_a_round(spec: Spec, train: Sequence[Indices]) -> float:

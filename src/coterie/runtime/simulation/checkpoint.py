@@ -26,7 +26,7 @@ from coterie.runtime.simulation.federation import Federation, Member
 from coterie.runtime.work.memory import Arena
 from coterie.runtime.work.packing import Packer, Unpacker
 
-_SCHEMA = "coterie.checkpoint/2"
+_SCHEMA = "coterie.checkpoint/3"
 _FILE = 1 << 27
 _STATE = "checkpoint/state.msgpack"
 Shown = tuple[list[float], int]
@@ -58,6 +58,8 @@ class Saved(msgspec.Struct):
 
     schema: str
     spec_hash: str
+    data: int
+    """The fingerprint of the data set."""
     segment: int
     now: float
     seconds: float
@@ -70,8 +72,11 @@ class Saved(msgspec.Struct):
     files: list[str]
 
 
-def save(directory: RunDirectory, federation: Federation, arena: Arena, seconds: float) -> None:
-    """Write a checkpoint in place of the one before. Raises OutputError, and PluginError for what cannot be written."""
+def save(directory: RunDirectory, federation: Federation, arena: Arena, data: int, seconds: float) -> None:
+    """Write a checkpoint in place of the one before. Raises OutputError, and PluginError for what cannot be written.
+
+    ``data``: the fingerprint of the data set; ``seconds``: real time that the run has taken.
+    """
     packer = Packer(arena, "run.checkpoint_every", "; or set run.checkpoint_every = 0")
     members = [_save_member(member, packer, federation.chains) for member in federation.members]
     folder = directory.path / "checkpoint"
@@ -79,6 +84,7 @@ def save(directory: RunDirectory, federation: Federation, arena: Arena, seconds:
     saved = Saved(
         schema=_SCHEMA,
         spec_hash=federation.spec.hash,
+        data=data,
         segment=federation.segment,
         now=federation.now,
         seconds=seconds,

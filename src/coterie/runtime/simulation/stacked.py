@@ -1,8 +1,8 @@
 """Fits and evaluations of many peers at once on one device; every other job is done as in a run without workers.
 
-Waiting jobs that are alike (same round, same sizes of minibatches) are cut into chunks of a fixed size, a last one
-filled up with copies of its first job: the kernels always see the same shapes, so that a job's bits do not depend on
-its company. Modules that cannot be stacked (see ``Stack.works``) leave everything to the plain runner.
+Waiting jobs that are alike (same round, same number and sizes of minibatches) are cut into chunks of a fixed size, a
+last one filled up with copies of its first job: the kernels always see the same shapes, so that a job's bits do not
+depend on its company. Modules that cannot be stacked (see ``Stack.works``) leave everything to the plain runner.
 
 Written for CUDA; it has been tested on the CPU only, by running it there on the device "cpu".
 """

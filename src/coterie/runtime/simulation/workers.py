@@ -74,10 +74,13 @@ class WorkerPool:
 
     def prepare(self, setup: Setup, vectors: Vectors) -> None:
         """Begin a run: every worker gets the spec and the data. Raises what a worker raised."""
+        # Of the last run only what workers hold is done: its memory has gone, this run's may lie at the same paths.
         self._queue = []
+        for waiting in self._busy.values():
+            waiting.clear()
         while any(worker.held for worker in self._workers):
-            self._collect(None)  # what is left of a run that failed
-        self._vectors, self._queue, self._busy = vectors, [], {}
+            self._collect(None)
+        self._vectors, self._busy = vectors, {}
         for worker in self._workers:
             self._send(worker, _pack(("setup", setup)))
             worker.mapped = 0
