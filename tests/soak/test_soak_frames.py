@@ -39,6 +39,8 @@ FRAMES_A_SECOND = 400.0
 """Below ``Limits.frames_a_second``: what is beyond would be dropped unread."""
 STREAMS_A_SECOND = 9.0
 """Below ``Limits.streams_a_minute_of_a_peer``."""
+STALLED = 60.0
+"""Seconds without a round after which a federation no longer moves."""
 GROWTH = 32 << 20
 """Bytes by which the node's resident memory may grow while frames come."""
 ELEMENTS = 64 * 10 + 10
@@ -113,10 +115,15 @@ def test_fuzz(tmp_path: Path, rounds_in: Callable[[float], int], row: Callable[[
         before = [memory(node) for node in made.nodes[:3]]
         target = SimpleNamespace(address=contact, key=founder.home.transport)
         end = time.monotonic() + SECONDS
+        furthest, moved = -1, time.monotonic()
 
         def over(frames: int) -> bool:
-            working = any(status(node)["state"] != "done" for node in made.nodes[:3])
-            assert time.monotonic() < end + 300, "the federation does not finish"
+            nonlocal furthest, moved
+            found = [status(node) for node in made.nodes[:3]]
+            working = any(one["state"] != "done" for one in found)
+            if (slowest := min(one["round"] for one in found)) > furthest:
+                furthest, moved = slowest, time.monotonic()
+            assert not working or time.monotonic() < moved + STALLED, f"a node stays at round {furthest}"
             return frames >= FRAMES and time.monotonic() > end and not working
 
         members = [node.peer for node in made.nodes]
