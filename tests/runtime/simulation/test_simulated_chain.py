@@ -83,7 +83,7 @@ def test_a_checkpoint_holds_the_chain(tmp_path: Path) -> None:
 
         def keep() -> None:
             if not saved:
-                checkpoint.save(directory, made.federation, made.arena, 0.0)
+                checkpoint.save(directory, made.federation, made.arena, data=0, seconds=0.0)
                 saved.extend(chain_of(member) for member in made.federation.members)
 
         made.federation.run(keep)
