@@ -11,6 +11,7 @@ from torch import nn
 import coterie
 from coterie.errors import LayoutMismatch, RunError, SpecError, TrainingDiverged
 from coterie.swarm.session import Merged, Terms
+from coterie.training.frameworks import adapter_for
 
 
 class Scripted:
@@ -27,7 +28,7 @@ class Scripted:
         return Merged(self.outcome, self.rounds - 1, 2, self.intervals[min(self.rounds, len(self.intervals)) - 1], over)
 
     def begin(self, terms, layout, vector):
-        self.size = layout.size
+        self.layout, self.size = layout, layout.size
         self.heard.append(("begin", terms, vector.clone()))
         return self.merged()
 
@@ -311,6 +312,27 @@ def test_it_may_train_again():
         callback.on_batch_end()
         callback.on_train_end()
     assert [checkin.steps for checkin in session.told("end")] == [1, 1]
+
+
+def test_between_two_trainings_the_model_may_be_changed():
+    session = Scripted()
+    callback, model = make(session)
+    list(callback.epochs(1))
+    model.load_state_dict({name: torch.full_like(each, 7.0) for name, each in model.state_dict().items()}, assign=True)
+    model.weight.requires_grad_(False)
+    list(callback.epochs(1))
+    (_, _, first), (_, _, second) = (entry for entry in session.heard if entry[0] == "begin")
+    assert first.tolist() != second.tolist() == [7.0] * 8
+    assert session.layout.hash == adapter_for(model).layout.hash
+
+
+def test_an_adapter_of_ones_own_is_not_put_aside_for_the_whole_model():
+    whole = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5))
+    session = Scripted()
+    participation = make(session, model=adapter_for(whole[0]))[0].participation
+    participation.begin(whole)
+    assert session.size == 8
+    participation.close()
 
 
 def test_loopback_bypasses_everything(monkeypatch):

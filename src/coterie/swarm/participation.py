@@ -39,7 +39,7 @@ class Participation:
         self.weight = settings.node_weightage
         self._adapter: ModelAdapter | None = None
         if settings.model is not None and not self.loopback:
-            self._adapter = self._adapt(settings.model)  # so that what is wrong with it is said at once
+            self._adapt(settings.model)  # so that what is wrong with it is said at once
         self._session: Session | None = None
         self._over = self._ended = False
         self._steps = self._epochs = self._interval = 0
@@ -55,16 +55,19 @@ class Participation:
         self.weight = weight("nodeWeightage", value)
 
     def begin(self, model: Any = None, total_epochs: int = 0) -> None:
-        """Take part, and let the model begin where the others do. ``model``: what the framework hands over."""
+        """Take part, and let the model begin where the others do. ``model``: what the framework hands over.
+
+        An adapter of the user's own goes before it: it says which part of the model is to travel.
+        """
         if self.loopback:
             return
         if self._session is not None:
             raise RunError("it has begun already", where="on_train_begin", remedy="Call on_train_end or close before.")
-        if self._adapter is None or (model is not None and model is not self._adapter.model):
-            self._adapter = self._adapt(model)
-        adapter = self._adapter
-        adapter.check_platform()
         settings = self.settings
+        if model is None or isinstance(settings.model, ModelAdapter):
+            model = settings.model
+        adapter = self._adapter = self._adapt(model)  # anew: since the last training the model may have been changed
+        adapter.check_platform()
         self._batches: Iterable[Any] | None = None
         if settings.ads_val_data is not None:
             self._batches = adapter.unpack_validation(settings.ads_val_data, settings.ads_val_batch_size)
