@@ -4,12 +4,15 @@ import logging
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import SGDRegressor
 from torch import nn
+from torch.utils.data import DataLoader
 
 import coterie
-from coterie.errors import LayoutMismatch, RunError, SpecError, TrainingDiverged
+from coterie.errors import DataError, LayoutMismatch, RunError, SpecError, TrainingDiverged
 from coterie.swarm.session import Merged, Terms
 from coterie.training.frameworks import adapter_for
 
@@ -220,6 +223,29 @@ def test_wrong_functions_show_before_anybody_waits(options, says):
     with pytest.raises(SpecError, match=says):
         callback.on_train_begin()
     assert session.heard == []
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ((np.ones((4, 3)), np.zeros(4)), "evaluated on it, RuntimeError: .* dtype, but got Double and Float"),
+        ((torch.ones(4, 5), torch.zeros(4)), "evaluated on it, RuntimeError: .* cannot be multiplied"),
+        (DataLoader([torch.ones(3), torch.ones(2)], 2), "evaluated on it, RuntimeError: stack expects each tensor"),
+    ],
+)
+def test_held_out_data_that_do_not_suit_the_model_are_named(data, says):
+    callback, _ = make(Scripted(), adsValData=data, lossFunction="MSELoss")
+    with pytest.raises(DataError, match=says) as caught:
+        callback.on_train_begin()
+    assert caught.value.where == "adsValData"
+    assert caught.value.__cause__ is not None
+
+
+def test_held_out_data_that_are_none_are_named():
+    model = SGDRegressor().partial_fit([[1.0]], [1.0])
+    callback, _ = make(Scripted(), model=model, adsValData=(3, 4))
+    with pytest.raises(DataError, match="has no len"):
+        callback.on_train_begin()
 
 
 def test_weights_that_diverged_do_not_leave_the_site():

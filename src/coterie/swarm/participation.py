@@ -23,6 +23,7 @@ from coterie.swarm.opening import open_session
 from coterie.swarm.session import CheckIn, Merged, Session, Terms
 from coterie.swarm.settings import Settings, loopback, weight
 from coterie.training.frameworks import Figures, ModelAdapter, adapter_for
+from coterie.training.frameworks.base import users_data
 
 
 class Participation:
@@ -70,7 +71,8 @@ class Participation:
         adapter.check_platform()
         self._batches: Iterable[Any] | None = None
         if settings.ads_val_data is not None:
-            self._batches = adapter.unpack_validation(settings.ads_val_data, settings.ads_val_batch_size)
+            with users_data():
+                self._batches = adapter.unpack_validation(settings.ads_val_data, settings.ads_val_batch_size)
         self._merged = torch.empty(0 if settings.checkin_model_on_train_end == "snapshot" else adapter.layout.size)
         self._over = self._ended = False
         self._steps = self._epochs = 0
@@ -178,7 +180,8 @@ class Participation:
         )
 
     def _evaluate(self, adapter: ModelAdapter, batches: Iterable[Any]) -> Figures:
-        found = adapter.evaluate(batches)
+        with users_data():
+            found = adapter.evaluate(batches)
         if found.loss is None and (self.settings.use_adaptive_sync or found.metric is None):
             raise SpecError(
                 "there is no loss to compute on adsValData", where="SwarmCallback: lossFunction", remedy="Name one."

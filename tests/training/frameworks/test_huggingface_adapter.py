@@ -119,6 +119,35 @@ def test_the_loss_is_the_models_own(mode):
     assert other.evaluate(other.unpack_validation(samples(), 7)).loss == pytest.approx(found.loss, rel=1e-5)
 
 
+class OwnHead(torch.nn.Module):
+    """What a Trainer takes as well: a module that returns a dict."""
+
+    def __init__(self, *returned):
+        super().__init__()
+        self.layer, self.returned = torch.nn.Linear(64, 10), returned
+
+    def forward(self, input_ids, labels):
+        logits = self.layer(input_ids.float() / 16)
+        found = {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+        return {name: found[name] for name in self.returned}
+
+
+def test_a_model_that_returns_a_dict():
+    model = OwnHead("loss", "logits")
+    adapter = adapter_for(model, Functions(metric="accuracy"), platform="HF")
+    found = adapter.evaluate(adapter.unpack_validation(samples(), None))
+    words, labels = (torch.stack([torch.as_tensor(each[name]) for each in samples()]) for name in samples()[0])
+    outputs = model(words, labels)
+    assert found.loss == pytest.approx(outputs["loss"].item(), rel=1e-5)
+    assert found.metric == pytest.approx((outputs["logits"].argmax(1) == labels).double().mean().item())
+
+
+def test_a_model_without_logits_is_named():
+    adapter = adapter_for(OwnHead("loss"), platform="HF")
+    with pytest.raises(ModelError, match="OwnHead: its output, a dict, has no logits"):
+        adapter.evaluate(adapter.unpack_validation(samples(), None))
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [(3, "int is no validation data"), (([1], [2]), "tuple is no validation data"), ([{"input_ids": [1]}], "labels")],

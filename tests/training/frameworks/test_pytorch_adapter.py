@@ -210,6 +210,18 @@ def test_a_function_that_returns_no_scalar_is_named(functions):
         figures(functions, (X, Y))
 
 
+class Twice(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), super().forward(x)
+
+
+def test_several_outputs_have_a_loss_and_no_metric():
+    found = figures(Functions(loss=lambda outputs, targets: len(outputs)), (X, Y), module=Twice(4, 2))
+    assert found.loss == 2.0
+    with pytest.raises(SpecError, match="metricFunction: it needs outputs and targets of one tensor each, not a tuple"):
+        figures(Functions(metric="accuracy"), (X, Y), module=Twice(4, 2))
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [

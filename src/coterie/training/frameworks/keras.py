@@ -22,6 +22,7 @@ from coterie.training.frameworks.base import (
     ModelAdapter,
     array_of,
     dense_layout,
+    one_array,
     users_measure,
 )
 from coterie.training.frameworks.extras import require
@@ -143,6 +144,8 @@ class KerasAdapter(ModelAdapter):
                         loss = self.model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weights, training=False)
                         total += count * self._number(loss)
                     if self._metric is not None:
+                        for found in (outputs, y):
+                            one_array(found, not self._keras.tree.is_nested(found))
                         kept.append((self._array(y), self._array(outputs)))
                     samples += count
             finally:

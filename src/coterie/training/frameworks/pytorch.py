@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from coterie.errors import DataError, ModelError, SpecError, StorageReplaced, near_miss
 from coterie.layout import Layout, Slot
 from coterie.training.figures import area_under_roc
-from coterie.training.frameworks.base import DEFAULT_BATCH, Figures, Functions, ModelAdapter, users_measure
+from coterie.training.frameworks.base import DEFAULT_BATCH, Figures, Functions, ModelAdapter, one_array, users_measure
 from coterie.training.vector import Place, changed, survey, view_of
 
 Measure = Callable[[Any, Any], Any]
@@ -158,6 +158,8 @@ class PyTorchAdapter(ModelAdapter):
                 if wants_loss:
                     total += count * float(loss)
                 if self._metric is not None:
+                    for found in (outputs, targets):
+                        one_array(found, isinstance(found, torch.Tensor))
                     kept.append((outputs.cpu(), targets.cpu()))
                 samples += count
         if not samples:
