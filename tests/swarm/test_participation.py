@@ -172,6 +172,21 @@ def test_a_loop_that_obeys_stops():
     assert session.told("begin")[0].total_epochs == 5
 
 
+@pytest.mark.parametrize(("given", "total"), [(2, 2), (np.int64(2), 2), (range(2), 0), (iter((0, 1)), 0)])
+def test_epochs(given, total):
+    session = Scripted()
+    assert list(make(session)[0].epochs(given)) == [0, 1]
+    assert session.told("begin")[0].total_epochs == total
+
+
+@pytest.mark.parametrize("given", [2.0, None, -1, True])
+def test_epochs_that_are_no_number_are_named_before_it_joins(given):
+    session = Scripted()
+    with pytest.raises(SpecError, match="SwarmCallback: epochs: it is .* a whole number"):
+        next(make(session)[0].epochs(given))
+    assert session.heard == []
+
+
 def test_a_loop_that_does_not_obey_ends_with_the_same_model():
     session = Scripted(over_at=1)
     callback, model = make(session)
@@ -259,6 +274,18 @@ def test_weights_that_diverged_do_not_leave_the_site():
     with pytest.raises(TrainingDiverged, match="bias has a value that is not finite; it was not checked in"):
         callback.on_batch_end()
     assert session.told("sync") == []
+
+
+def test_a_mask_of_infinities_is_told_how_to_stay():
+    session = Scripted()
+    callback, model = make(session)
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    with pytest.raises(TrainingDiverged, match=r"mask has a value that is not finite.* persistent=False"):
+        callback.on_train_begin()
+    model.register_buffer("mask", model.mask, persistent=False)
+    callback.on_train_begin()
+    assert session.size == 8
+    callback.close()
 
 
 @pytest.mark.parametrize("mode", ["active", "inactive"])

@@ -23,7 +23,7 @@ from typing import Any, NoReturn, Unpack
 
 from coterie.errors import ModelError
 from coterie.swarm.participation import Participation
-from coterie.swarm.settings import Options, Settings
+from coterie.swarm.settings import Options, Settings, whole_number
 
 
 class Controls:
@@ -86,8 +86,9 @@ class SwarmCallback(Controls):
 
         Whoever leaves the loop by ``break`` calls ``on_train_end()``.
         """
-        numbers = range(epochs) if isinstance(epochs, int) else epochs
-        self.participation.begin(total_epochs=epochs if isinstance(epochs, int) else 0)
+        total = 0 if isinstance(epochs, Iterable) else whole_number("epochs", epochs, 0)
+        numbers = epochs if isinstance(epochs, Iterable) else range(total)
+        self.participation.begin(total_epochs=total)
         for epoch in numbers:
             yield epoch
             if self.on_epoch_end(epoch):

@@ -154,10 +154,11 @@ class Participation:
             return vector
         index = int((~vector.isfinite()).nonzero()[0])
         name = next(slot.name for slot in adapter.layout.slots if slot.offset <= index < slot.offset + slot.size)
+        constant = " Or, if it is a constant such as a mask, let it stay here: register_buffer(..., persistent=False)."
         raise TrainingDiverged(
             f"{name} has a value that is not finite; it was not checked in",
             where=f"batch {self._steps} after the last merge",
-            remedy="Lower the learning rate, or clip gradients.",
+            remedy="Lower the learning rate, or clip gradients." + constant * (index >= adapter.layout.trainable),
         )
 
     def _checkin(self, vector: torch.Tensor, weighs: int) -> CheckIn:
