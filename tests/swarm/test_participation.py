@@ -1,5 +1,6 @@
 """What a callback does between the script and its session, with a session that is a script itself."""
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def test_epochs(given, total):
 @pytest.mark.parametrize("given", [2.0, None, -1, True])
 def test_epochs_that_are_no_number_are_named_before_it_joins(given):
     session = Scripted()
-    with pytest.raises(SpecError, match="SwarmCallback: epochs: it is .* a whole number"):
+    with pytest.raises(SpecError, match=r"SwarmCallback: epochs: it is .* a whole number"):
         next(make(session)[0].epochs(given))
     assert session.heard == []
 
@@ -352,6 +353,18 @@ def test_leaving_without_the_end():
     for method in (callback.on_batch_end, callback.on_epoch_end, callback.on_train_end):
         with pytest.raises(RunError, match="has not begun"):
             method()
+
+
+def test_a_callback_that_nobody_has_any_more_leaves():
+    """As in a notebook, where a cell that failed is run again: its name is another callback's then."""
+    session = Scripted()
+    swarm, _ = make(session)
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in swarm.epochs(3):
+            raise KeyboardInterrupt
+    assert session.heard[1:] == []
+    swarm, _ = make(Scripted())
+    assert session.heard[1:] == [("close", None)]
 
 
 def test_it_may_train_again():

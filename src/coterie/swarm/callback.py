@@ -55,7 +55,10 @@ class Controls:
     nodeWeightage = node_weightage  # noqa: N815 - HPE's name
 
     def close(self) -> None:
-        """Leave the swarm without a last merge, as after an error in a notebook. A script that ends does it itself."""
+        """Leave the swarm without a last merge, as after an error in a notebook.
+
+        A script that ends does it itself, and so does a callback that nothing refers to any more.
+        """
         self.participation.close()
 
 

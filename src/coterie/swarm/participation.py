@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import itertools
 import math
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -42,6 +43,7 @@ class Participation:
         if settings.model is not None and not self.loopback:
             self._adapt(settings.model)  # so that what is wrong with it is said at once
         self._session: Session | None = None
+        self._leaving: weakref.finalize[[Session], Participation] | None = None
         self._over = self._ended = False
         self._steps = self._epochs = self._interval = 0
         self._figures = Figures()
@@ -89,7 +91,8 @@ class Participation:
         if self._batches is not None:  # before anybody waits for us, on one batch: here a wrong function shows
             self._evaluate(adapter, itertools.islice(self._batches, 1))
         self._session = settings.session or open_session(settings.home)
-        atexit.register(self.close)
+        self._leaving = weakref.finalize(self, _leave, self._session)  # as in a notebook whose cell is run again
+        atexit.register(self._leaving)  # before the event loop ends
         try:
             self._accept(adapter, self._session.begin(terms, adapter.layout, vector))
         except BaseException:
@@ -125,15 +128,14 @@ class Participation:
         self._ended = True
         session.close(self._figures)
         self._session = None
-        atexit.unregister(self.close)
+        if self._leaving is not None:
+            self._leaving.detach()
 
     def close(self) -> None:
         """Leave without a last merge, where ``end`` was not reached; the model stays as it is."""
-        session, self._session = self._session, None
-        atexit.unregister(self.close)
-        if session is not None:
-            with contextlib.suppress(CoterieError):
-                session.close(None)
+        self._session = None
+        if self._leaving is not None:
+            self._leaving()
 
     def _adapt(self, model: Any) -> ModelAdapter:
         settings = self.settings
@@ -188,6 +190,11 @@ class Participation:
                 "there is no loss to compute on adsValData", where="SwarmCallback: lossFunction", remedy="Name one."
             )
         return Figures(_finite(found.loss), _finite(found.metric))
+
+
+def _leave(session: Session) -> None:
+    with contextlib.suppress(CoterieError):
+        session.close(None)
 
 
 def _finite(value: float | None) -> float | None:
