@@ -51,10 +51,13 @@ class ScikitAdapter(ModelAdapter):
                 where=self.where,
                 remedy="Set average=False; peers average.",
             )
-        if not hasattr(self.model, "coef_") and not hasattr(self.model, "coefs_"):
+        linear = hasattr(self.model, "coef_") and hasattr(self.model, "intercept_")
+        if not linear and not hasattr(self.model, "coefs_"):
             if hasattr(self.model, "n_features_in_"):
                 raise ModelError(
-                    "it has no coef_: its state cannot be averaged", where=self.where, remedy="Use a linear model."
+                    "it has no coef_ and intercept_: its state cannot be averaged",
+                    where=self.where,
+                    remedy="Use a linear model.",
                 )
             raise ModelError(
                 "it has no weights before the first partial_fit",
