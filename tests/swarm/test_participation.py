@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.linear_model import SGDRegressor
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 import coterie
 from coterie.errors import DataError, LayoutMismatch, RunError, SpecError, TrainingDiverged
@@ -214,6 +214,20 @@ def test_figures_are_those_of_the_merged_model():
     callback.on_train_end()
     figures = [checkin.figures for checkin in (*session.told("sync"), *session.told("end"))] + session.told("close")
     assert [(each.loss, each.metric) for each in figures] == [(16.0, 4.0), (64.0, 8.0), (144.0, 12.0)]
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_what_the_training_draws_does_not_depend_on_held_out_data(loader):
+    data = TensorDataset(torch.ones(4, 3), torch.zeros(4, 2))
+    given = {"adsValData": DataLoader(data, 2, shuffle=True) if loader else data, "lossFunction": "MSELoss"}
+    drawn = []
+    for options in ({}, given):
+        callback, _ = make(Scripted(), **options)
+        torch.manual_seed(0)
+        callback.on_train_begin()
+        drawn.append([torch.rand(2).tolist() for _ in range(4) if not callback.on_batch_end()])
+        callback.close()
+    assert drawn[0] == drawn[1]
 
 
 def test_a_figure_that_is_not_finite_is_not_shared():

@@ -89,7 +89,7 @@ class Participation:
         )
         vector = self._save(adapter)
         if self._batches is not None:  # before anybody waits for us, on one batch: here a wrong function shows
-            self._evaluate(adapter, itertools.islice(self._batches, 1))
+            self._evaluate(adapter, self._batches, most=1)
         self._session = settings.session or open_session(settings.home)
         self._leaving = weakref.finalize(self, _leave, self._session)  # as in a notebook whose cell is run again
         atexit.register(self._leaving)  # before the event loop ends
@@ -182,9 +182,9 @@ class Participation:
             "training is over" if merged.over else f"the next after {self._interval} batches",
         )
 
-    def _evaluate(self, adapter: ModelAdapter, batches: Iterable[Any]) -> Figures:
-        with users_data():
-            found = adapter.evaluate(batches)
+    def _evaluate(self, adapter: ModelAdapter, batches: Iterable[Any], most: int | None = None) -> Figures:
+        with torch.random.fork_rng([]), users_data():  # a loader draws a seed: what the script's training draws stays
+            found = adapter.evaluate(batches if most is None else itertools.islice(batches, most))
         if found.loss is None and (self.settings.use_adaptive_sync or found.metric is None):
             raise SpecError(
                 "there is no loss to compute on adsValData", where="SwarmCallback: lossFunction", remedy="Name one."

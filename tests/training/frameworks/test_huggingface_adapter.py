@@ -50,6 +50,14 @@ def test_the_adapter_of_a_transformers_model():
     assert torch.equal(saved(adapter), wanted)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("wrap", [torch.nn.DataParallel, torch.compile], ids=["parallel", "compiled"])
+def test_of_a_wrapped_model_too_the_adapter_alone_travels(wrap):
+    model = lora()
+    assert peft(wrap(model)).layout.hash == peft(model).layout.hash
+    assert adapter_for(wrap(model)).platform == "HUGGINGFACE"
+
+
 def test_adapters_on_different_bases_cannot_meet():
     torch.manual_seed(3)
     model, other, third = tiny_bert(), tiny_bert(), tiny_bert()

@@ -123,8 +123,7 @@ class PyTorchAdapter(ModelAdapter):
             )
         if len(data) == 0:
             raise DataError("it is empty", where="adsValData", remedy="Give it at least one sample.")
-        # A generator of its own: going through it must not change what the user's training draws.
-        return DataLoader(data, batch_size=size, generator=torch.Generator(), collate_fn=self._collate())
+        return DataLoader(data, batch_size=size, collate_fn=self._collate())
 
     def _collate(self) -> Callable[[Any], Any] | None:
         return None
@@ -281,8 +280,17 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def auc(outputs: torch.Tensor, targets: torch.Tensor) -> float:
-    """Area under the ROC curve of class 1: ``outputs`` (n, 2), or (n,) or (n, 1). NaN where one class is missing."""
+    """Area under the ROC curve of class 1: ``outputs`` (n, 2), or (n,) or (n, 1). NaN where one class is missing.
+
+    Raises SpecError for more classes.
+    """
     wide = outputs.ndim > 1 and outputs.shape[1] > 1
+    if wide and outputs.shape[1] != 2:
+        raise SpecError(
+            f"auc is of two classes, and the outputs are of {outputs.shape[1]}",
+            where="metricFunction",
+            remedy="Use accuracy, or a function of your own.",
+        )
     scores = outputs[:, 1] - outputs[:, 0] if wide else outputs.flatten()
     area = area_under_roc(scores.double().numpy(), targets.flatten().numpy() == 1)
     return float("nan") if area is None else area
