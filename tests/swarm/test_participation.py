@@ -180,6 +180,19 @@ def test_epochs(given, total):
     assert session.told("begin")[0].total_epochs == total
 
 
+def test_the_number_of_an_epoch_is_a_number_that_can_be_sent():
+    session = Scripted()
+    callback, _ = make(session)
+    callback.on_train_begin()
+    callback.on_epoch_end(np.int64(4))
+    for wrong in (-1, 2.0, "3"):
+        with pytest.raises(SpecError, match="SwarmCallback: epoch: it is"):
+            callback.on_epoch_end(wrong)
+    callback.on_train_end()
+    (found,) = session.told("end")
+    assert (found.epochs, type(found.epochs)) == (5, int)
+
+
 @pytest.mark.parametrize("given", [2.0, None, -1, True])
 def test_epochs_that_are_no_number_are_named_before_it_joins(given):
     session = Scripted()

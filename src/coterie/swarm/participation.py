@@ -22,7 +22,7 @@ from coterie.errors import CoterieError, RunError, SpecError, TrainingDiverged
 from coterie.layout import is_finite
 from coterie.swarm.opening import open_session
 from coterie.swarm.session import CheckIn, Merged, Session, Terms
-from coterie.swarm.settings import Settings, loopback, weight
+from coterie.swarm.settings import Settings, loopback, weight, whole_number
 from coterie.training.frameworks import Figures, ModelAdapter, adapter_for
 from coterie.training.frameworks.base import users_data
 
@@ -113,7 +113,7 @@ class Participation:
         """Epoch number ``epoch``, from 0, is done; None: one more. Returns ``stopped``."""
         if not self.loopback and not self.stopped:
             self._begun("on_epoch_end")
-            self._epochs = self._epochs + 1 if epoch is None else epoch + 1
+            self._epochs = 1 + (self._epochs if epoch is None else whole_number("epoch", epoch, 0))
         return self.stopped
 
     def end(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict
 from coterie import registry
 from coterie.errors import CoterieError, SpecError, near_miss
 from coterie.protocols.swarm.checkin import LEAST_WEIGHT, MOST_WEIGHT
+from coterie.protocols.swarm.records import MOST_NAME
 from coterie.swarm.session import Session
 from coterie.training.frameworks.base import Functions
 from coterie.training.frameworks.choose import platform_named
@@ -202,8 +203,8 @@ def _one_of(*known: str) -> Callable[[str, Any], str]:
 
 
 def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise _wrong(name, f"it is {value!r}", "Give it a name.")
+    if not isinstance(value, str) or not 0 < len(value) <= MOST_NAME:
+        raise _wrong(name, f"it is {value!r}", f"Give it a name of 1 to {MOST_NAME} characters.")
     return value
 
 
