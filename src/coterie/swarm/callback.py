@@ -10,9 +10,9 @@
             swarm.on_batch_end()
 
 or, with HPE's methods one by one: ``on_train_begin()`` before the loop, ``on_batch_end()`` after each
-``optimizer.step()``, ``on_epoch_end(epoch)`` after each epoch, ``on_train_end()`` after the loop. The last two but one
-return True once the swarm's training is over, and ``swarm.stopped`` says the same: leave the loop then. A loop that
-does not trains on alone, for nothing: ``on_train_end`` gives every site the same final model.
+``optimizer.step()``, ``on_epoch_end(epoch)`` after each epoch, ``on_train_end()`` after the loop. ``on_batch_end`` and
+``on_epoch_end`` return True once the swarm's training is over, and ``swarm.stopped`` says the same: leave the loop
+then. A loop that does not trains on alone, for nothing: ``on_train_end`` gives every site the same final model.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Settings:
     ml_platform: str | None = None
     """PYTORCH, KERAS, TF, HUGGINGFACE, HF or SKLEARN; None: told from the model."""
     model: Any = None
-    """The model, where the framework does not hand it over, or a ``ModelAdapter``."""
+    """The model, where the framework does not hand it over; or a ``ModelAdapter``, which goes before what it does."""
     hf_mode: Literal["full", "peft"] = "full"
     """Hugging Face: whether the whole model travels, or its PEFT adapter alone."""
     logger: logging.Logger = field(default_factory=lambda: logging.getLogger("coterie.swarm"))

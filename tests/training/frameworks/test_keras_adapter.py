@@ -108,6 +108,14 @@ def test_several_outputs_have_a_loss_and_no_metric():
         measured.evaluate(measured.unpack_validation(data, 16))
 
 
+def test_the_short_names_that_compile_takes():
+    adapter = adapter_for(model(loss=None), Functions(loss="mse", metric="mae"))
+    data = (X, X[:, :3])
+    found, outputs = adapter.evaluate(adapter.unpack_validation(data, 16)), adapter.model.predict(X, verbose=0)
+    assert found.loss == pytest.approx(((outputs - X[:, :3]) ** 2).mean(), rel=1e-5)
+    assert found.metric == pytest.approx(abs(outputs - X[:, :3]).mean(), rel=1e-5)
+
+
 class Parts(keras.utils.PyDataset):
     def __len__(self):
         return 4

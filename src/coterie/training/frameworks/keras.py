@@ -178,10 +178,15 @@ class KerasAdapter(ModelAdapter):
             known = vars(getattr(self._keras, module))
             if function.lower() in ("accuracy", "acc") and module == "metrics":
                 return "accuracy"
-            if function.startswith("_") or not callable(known.get(function)):
-                names = [name for name, value in known.items() if callable(value)]
-                raise SpecError(f"keras.{module} has no {function!r}", where=where, remedy=near_miss(function, names))
-            function = known[function]
+            found = known.get(function)
+            if function.startswith("_") or not callable(found):
+                try:
+                    found = known["get"](function)  # "mse", as compile() takes it
+                except ValueError:
+                    names = [name for name, value in known.items() if callable(value)]
+                    remedy = near_miss(function, names)
+                    raise SpecError(f"keras.{module} has no {function!r}", where=where, remedy=remedy) from None
+            function = found
         if isinstance(function, self._keras.metrics.Metric | self._keras.losses.Loss) and not args:
             return function
         return bound(function, args, f"{where}Args")
