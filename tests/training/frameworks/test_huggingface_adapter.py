@@ -5,7 +5,7 @@ import torch
 from conformance_makers import lora, samples, tiny_bert
 from safetensors.torch import load_file
 
-from coterie.errors import DataError, ModelError
+from coterie.errors import DataError, ModelError, StorageReplaced
 from coterie.training.frameworks import Functions, adapter_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -80,6 +80,15 @@ def test_modes_that_do_not_fit():
     model.base_model.model.bert.pooler.dense.weight.requires_grad_(True)
     with pytest.raises(ModelError, match=r"bert.pooler.dense.weight is trained but is no part of the adapter"):
         _ = peft(model).layout
+
+
+def test_a_base_that_is_unfrozen_later_is_named():
+    model = lora()
+    adapter = peft(model)
+    vector = saved(adapter)
+    model.base_model.model.bert.pooler.dense.bias.requires_grad_(True)
+    with pytest.raises(StorageReplaced, match=r"bert.pooler.dense.bias is trained, and was not"):
+        adapter.save_weights(vector)
 
 
 def test_a_method_whose_parameters_are_computed_is_refused():

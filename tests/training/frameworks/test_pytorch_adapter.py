@@ -73,6 +73,7 @@ def test_a_graph_from_before_loading_is_refused_by_autograd():
         (lambda m: m.half(), "0.weight changed from float32 to float16"),
         (lambda m: m.load_state_dict(small().state_dict(), assign=True), "0.weight was replaced by another tensor"),
         (lambda m: setattr(m, "3", nn.Linear(6, 2)), "3.weight was replaced by another tensor"),
+        (lambda m: m.append(nn.Linear(2, 2)), "4.weight is trained, and was not when the training began"),
         (lambda m: setattr(m[0].weight, "data", torch.zeros(3, 4)), r"0.weight changed its shape from \(6, 4\)"),
     ],
 )
@@ -247,6 +248,12 @@ def test_models_of_no_framework():
         adapter_for(small(), platform="sklearn")
     with pytest.raises(ModelError, match=r"hfMode: a Sequential is no Hugging Face model with an adapter"):
         adapter_for(small(), hf_mode="peft")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_module_is_named():
+    with pytest.raises(ModelError, match="it is a ScriptModule"):
+        adapter_for(torch.jit.script(small())).check_platform()
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,10 @@ class PyTorchAdapter(ModelAdapter):
     def check_platform(self) -> None:
         if not isinstance(self.module, nn.Module):
             raise ModelError("it is no torch.nn.Module", where=self.where, remedy="Pass model=<your module>.")
+        if isinstance(self.module, torch.jit.ScriptModule):
+            raise ModelError(
+                "it is a ScriptModule", where=self.where, remedy="Train the module it is made from, and script it then."
+            )
         distributed = torch.distributed
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
             raise ModelError(
@@ -85,7 +89,8 @@ class PyTorchAdapter(ModelAdapter):
                 tensor.copy_(view_of(vector, slot))
 
     def _present(self) -> list[tuple[torch.Tensor, Slot]]:
-        """Where the weights are now. Raises StorageReplaced, naming it, for one that training would no longer see.
+        """Where the weights are now. Raises StorageReplaced, naming it, for one that training would no longer see, and
+        for one that is trained and would not travel.
 
         A buffer may have been replaced: no optimizer holds it.
         """
@@ -105,6 +110,14 @@ class PyTorchAdapter(ModelAdapter):
                     remedy="Convert the module and load its state before on_train_begin, not after.",
                 )
             found.append((tensor, slot))
+        held = {id(place.tensor) for place in self._held[0]}
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad and id(parameter) not in held:
+                raise StorageReplaced(
+                    f"{name} is trained, and was not when the training began: it would never travel",
+                    where=self.where,
+                    remedy="Add layers, and unfreeze what an adapter stands on, before on_train_begin, not after.",
+                )
         return found
 
     def unpack_validation(self, data: Any, batch_size: int | None) -> Iterable[Any]:
