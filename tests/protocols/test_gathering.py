@@ -177,6 +177,16 @@ def test_who_comes_later_on_other_terms_is_told_whose():
     assert voters(place.found(0)) == {place.names[0], place.names[2]}
 
 
+def test_a_model_of_the_same_size_is_told_in_what_it_may_differ():
+    place = Place(2)
+    place.start(0)
+    place.wait(3)
+    place.start(1, terms=Agreed(2, 10, False, "mean", True, "cd" * 32))
+    place.wait(3)
+    with pytest.raises(SpecError, match=r"another one \(in names, .* dtypes .* or in the frozen base of an adapter\)"):
+        place.tasks[1, "a training"].result()
+
+
 def test_other_trainings_are_named_and_go_on_beside():
     place = Place(4)
     place.start(0, contract="a")

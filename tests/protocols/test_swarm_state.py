@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 import pytest
@@ -250,6 +251,11 @@ def test_a_consent_to_vote_is_checked():
 
 
 # What follows
+
+
+def test_a_rule_without_a_name_is_named_by_its_kind():
+    for rule, name in ((sum, "sum"), (partial(sum, start=1), "partial")):
+        assert Agreed.of(replace(TERMS, merge=rule), LAYOUT.hash).merge == f"function {name}"
 
 
 def test_weights_by_node_weight_samples_age_and_mode():

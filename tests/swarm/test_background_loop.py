@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -186,3 +187,27 @@ def test_a_forked_child_has_a_loop_of_its_own():
     with os.fdopen(reading) as pipe:
         assert pipe.read() == str(child)
     os.waitpid(child, 0)
+
+
+FORKED = """
+    import os, signal, sys, torch, coterie
+    sys.path.insert(0, {folder!r})
+    from swarm_meeting import Meeting
+
+    swarm = coterie.SwarmCallback(1, 1, model=torch.nn.Linear(3, 2), session=Meeting(1).session())
+    swarm.on_train_begin()
+    if not (child := os.fork()):
+        signal.alarm(60)
+        try:
+            swarm.on_batch_end()
+        except coterie.errors.RunError as error:
+            print(error, flush=True)
+        sys.exit()
+    print(os.waitpid(child, 0)[1], swarm.on_batch_end())
+"""
+
+
+def test_a_forked_child_does_not_wait_for_its_parents_loop_and_ends():
+    process = python(FORKED.format(folder=str(Path(__file__).parent)))
+    out, err = process.communicate(timeout=90)
+    assert out == "the swarm's event loop has been stopped. Start the training again.\n0 False\n", err

@@ -1,16 +1,21 @@
 """What a callback does between the script and its session, with a session that is a script itself."""
 
+import contextlib
 import logging
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import SGDRegressor
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import coterie
-from coterie.errors import LayoutMismatch, RunError, SpecError, TrainingDiverged
+from coterie.errors import DataError, LayoutMismatch, RunError, SpecError, TrainingDiverged
 from coterie.swarm.session import Merged, Terms
+from coterie.training.frameworks import adapter_for
 
 
 class Scripted:
@@ -27,7 +32,7 @@ class Scripted:
         return Merged(self.outcome, self.rounds - 1, 2, self.intervals[min(self.rounds, len(self.intervals)) - 1], over)
 
     def begin(self, terms, layout, vector):
-        self.size = layout.size
+        self.layout, self.size = layout, layout.size
         self.heard.append(("begin", terms, vector.clone()))
         return self.merged()
 
@@ -168,6 +173,34 @@ def test_a_loop_that_obeys_stops():
     assert session.told("begin")[0].total_epochs == 5
 
 
+@pytest.mark.parametrize(("given", "total"), [(2, 2), (np.int64(2), 2), (range(2), 0), (iter((0, 1)), 0)])
+def test_epochs(given, total):
+    session = Scripted()
+    assert list(make(session)[0].epochs(given)) == [0, 1]
+    assert session.told("begin")[0].total_epochs == total
+
+
+def test_the_number_of_an_epoch_is_a_number_that_can_be_sent():
+    session = Scripted()
+    callback, _ = make(session)
+    callback.on_train_begin()
+    callback.on_epoch_end(np.int64(4))
+    for wrong in (-1, 2.0, "3"):
+        with pytest.raises(SpecError, match="SwarmCallback: epoch: it is"):
+            callback.on_epoch_end(wrong)
+    callback.on_train_end()
+    (found,) = session.told("end")
+    assert (found.epochs, type(found.epochs)) == (5, int)
+
+
+@pytest.mark.parametrize("given", [2.0, None, -1, True])
+def test_epochs_that_are_no_number_are_named_before_it_joins(given):
+    session = Scripted()
+    with pytest.raises(SpecError, match=r"SwarmCallback: epochs: it is .* a whole number"):
+        next(make(session)[0].epochs(given))
+    assert session.heard == []
+
+
 def test_a_loop_that_does_not_obey_ends_with_the_same_model():
     session = Scripted(over_at=1)
     callback, model = make(session)
@@ -196,6 +229,20 @@ def test_figures_are_those_of_the_merged_model():
     assert [(each.loss, each.metric) for each in figures] == [(16.0, 4.0), (64.0, 8.0), (144.0, 12.0)]
 
 
+@pytest.mark.parametrize("loader", [False, True])
+def test_what_the_training_draws_does_not_depend_on_held_out_data(loader):
+    data = TensorDataset(torch.ones(4, 3), torch.zeros(4, 2))
+    given = {"adsValData": DataLoader(data, 2, shuffle=True) if loader else data, "lossFunction": "MSELoss"}
+    drawn = []
+    for options in ({}, given):
+        callback, _ = make(Scripted(), **options)
+        torch.manual_seed(0)
+        callback.on_train_begin()
+        drawn.append([torch.rand(2).tolist() for _ in range(4) if not callback.on_batch_end()])
+        callback.close()
+    assert drawn[0] == drawn[1]
+
+
 def test_a_figure_that_is_not_finite_is_not_shared():
     session = Scripted()
     callback, _ = make(session, adsValData=(torch.ones(4, 3), torch.zeros(4)), lossFunction=lambda o, t: o.sum() / 0)
@@ -221,6 +268,29 @@ def test_wrong_functions_show_before_anybody_waits(options, says):
     assert session.heard == []
 
 
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ((np.ones((4, 3)), np.zeros(4)), "evaluated on it, RuntimeError: .* dtype, but got Double and Float"),
+        ((torch.ones(4, 5), torch.zeros(4)), "evaluated on it, RuntimeError: .* cannot be multiplied"),
+        (DataLoader([torch.ones(3), torch.ones(2)], 2), "evaluated on it, RuntimeError: stack expects each tensor"),
+    ],
+)
+def test_held_out_data_that_do_not_suit_the_model_are_named(data, says):
+    callback, _ = make(Scripted(), adsValData=data, lossFunction="MSELoss")
+    with pytest.raises(DataError, match=says) as caught:
+        callback.on_train_begin()
+    assert caught.value.where == "adsValData"
+    assert caught.value.__cause__ is not None
+
+
+def test_held_out_data_that_are_none_are_named():
+    model = SGDRegressor().partial_fit([[1.0]], [1.0])
+    callback, _ = make(Scripted(), model=model, adsValData=(3, 4))
+    with pytest.raises(DataError, match="has no len"):
+        callback.on_train_begin()
+
+
 def test_weights_that_diverged_do_not_leave_the_site():
     session = Scripted()
     callback, model = make(session)
@@ -232,6 +302,18 @@ def test_weights_that_diverged_do_not_leave_the_site():
     with pytest.raises(TrainingDiverged, match="bias has a value that is not finite; it was not checked in"):
         callback.on_batch_end()
     assert session.told("sync") == []
+
+
+def test_a_mask_of_infinities_is_told_how_to_stay():
+    session = Scripted()
+    callback, model = make(session)
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    with pytest.raises(TrainingDiverged, match=r"mask has a value that is not finite.* persistent=False"):
+        callback.on_train_begin()
+    model.register_buffer("mask", model.mask, persistent=False)
+    callback.on_train_begin()
+    assert session.size == 8
+    callback.close()
 
 
 @pytest.mark.parametrize("mode", ["active", "inactive"])
@@ -300,6 +382,18 @@ def test_leaving_without_the_end():
             method()
 
 
+def test_a_callback_that_nobody_has_any_more_leaves():
+    """As in a notebook, where a cell that failed is run again: its name is another callback's then."""
+    session = Scripted()
+    swarm, _ = make(session)
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in swarm.epochs(3):
+            raise KeyboardInterrupt
+    assert session.heard[1:] == []
+    swarm, _ = make(Scripted())
+    assert session.heard[1:] == [("close", None)]
+
+
 def test_it_may_train_again():
     session = Scripted()
     callback, model = make(session)
@@ -311,6 +405,27 @@ def test_it_may_train_again():
         callback.on_batch_end()
         callback.on_train_end()
     assert [checkin.steps for checkin in session.told("end")] == [1, 1]
+
+
+def test_between_two_trainings_the_model_may_be_changed():
+    session = Scripted()
+    callback, model = make(session)
+    list(callback.epochs(1))
+    model.load_state_dict({name: torch.full_like(each, 7.0) for name, each in model.state_dict().items()}, assign=True)
+    model.weight.requires_grad_(False)
+    list(callback.epochs(1))
+    (_, _, first), (_, _, second) = (entry for entry in session.heard if entry[0] == "begin")
+    assert first.tolist() != second.tolist() == [7.0] * 8
+    assert session.layout.hash == adapter_for(model).layout.hash
+
+
+def test_an_adapter_of_ones_own_is_not_put_aside_for_the_whole_model():
+    whole = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5))
+    session = Scripted()
+    participation = make(session, model=adapter_for(whole[0]))[0].participation
+    participation.begin(whole)
+    assert session.size == 8
+    participation.close()
 
 
 def test_loopback_bypasses_everything(monkeypatch):

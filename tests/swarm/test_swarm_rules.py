@@ -24,7 +24,6 @@ from coterie.protocols.swarm import (
     contribution,
     decide,
     fresh_share,
-    node_weight,
 )
 
 BOUNDS = Bounds(32, 512)
@@ -115,13 +114,6 @@ def test_a_later_model_never_weighs_more(weight, samples, base, more):
 def test_a_check_in_that_nobody_can_send(wrong):
     with pytest.raises(MessageError):
         CheckIn(base=0, **wrong)
-
-
-def test_node_weights():
-    assert [node_weight(value) for value in (1, 100)] == [1, 100]
-    for value in (0, 101, -3, 2.0, True, "5", None):
-        with pytest.raises(SpecError, match="nodeWeightage"):
-            node_weight(value)
 
 
 QUORUM = Quorum(min_peers=3, votes=3, full_wait=30.0, deadline=300.0)

@@ -93,6 +93,7 @@ def test_every_setting_is_known_in_both_spellings():
         ({"adsValBatchSize": 0}, "adsValBatchSize: it is 0"),
         ({"totalEpochs": -1}, "totalEpochs: it is -1"),
         ({"trainingContract": ""}, "trainingContract: it is ''"),
+        ({"trainingContract": 257 * "a"}, "Give it a name of 1 to 256 characters."),
         ({"useAdaptiveSync": 1, "adsValData": (1, 2)}, "useAdaptiveSync: it is 1. Give it True or False."),
         ({"useAdaptiveSync": True}, "useAdaptiveSync: it needs the losses on held-out data. Give adsValData."),
         ({"checkinModelOnTrainEnd": "snapshoot"}, "it is 'snapshoot'. Did you mean 'snapshot'?"),

@@ -78,7 +78,7 @@ class BackgroundLoop:
 
     def _schedule(self, callback: Callable[[], object]) -> None:
         with self._lock:
-            if self._closed:
+            if self.closed:  # or, in a forked child, never began
                 raise RunError("the swarm's event loop has been stopped", remedy="Start the training again.")
             self._loop.call_soon_threadsafe(callback)
 

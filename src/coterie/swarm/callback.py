@@ -10,9 +10,9 @@
             swarm.on_batch_end()
 
 or, with HPE's methods one by one: ``on_train_begin()`` before the loop, ``on_batch_end()`` after each
-``optimizer.step()``, ``on_epoch_end(epoch)`` after each epoch, ``on_train_end()`` after the loop. The last two but one
-return True once the swarm's training is over, and ``swarm.stopped`` says the same: leave the loop then. A loop that
-does not trains on alone, for nothing: ``on_train_end`` gives every site the same final model.
+``optimizer.step()``, ``on_epoch_end(epoch)`` after each epoch, ``on_train_end()`` after the loop. ``on_batch_end`` and
+``on_epoch_end`` return True once the swarm's training is over, and ``swarm.stopped`` says the same: leave the loop
+then. A loop that does not trains on alone, for nothing: ``on_train_end`` gives every site the same final model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NoReturn, Unpack
 
 from coterie.errors import ModelError
 from coterie.swarm.participation import Participation
-from coterie.swarm.settings import Options, Settings
+from coterie.swarm.settings import Options, Settings, whole_number
 
 
 class Controls:
@@ -55,7 +55,10 @@ class Controls:
     nodeWeightage = node_weightage  # noqa: N815 - HPE's name
 
     def close(self) -> None:
-        """Leave the swarm without a last merge, as after an error in a notebook. A script that ends does it itself."""
+        """Leave the swarm without a last merge, as after an error in a notebook.
+
+        A script that ends does it itself, and so does a callback that nothing refers to any more.
+        """
         self.participation.close()
 
 
@@ -86,8 +89,9 @@ class SwarmCallback(Controls):
 
         Whoever leaves the loop by ``break`` calls ``on_train_end()``.
         """
-        numbers = range(epochs) if isinstance(epochs, int) else epochs
-        self.participation.begin(total_epochs=epochs if isinstance(epochs, int) else 0)
+        total = 0 if isinstance(epochs, Iterable) else whole_number("epochs", epochs, 0)
+        numbers = epochs if isinstance(epochs, Iterable) else range(total)
+        self.participation.begin(total_epochs=total)
         for epoch in numbers:
             yield epoch
             if self.on_epoch_end(epoch):

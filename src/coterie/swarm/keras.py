@@ -13,7 +13,9 @@ keras = require("keras", "keras")
 class SwarmCallback(Controls, keras.callbacks.Callback):  # type: ignore[misc, name-defined]  # keras has no types
     """A site in a swarm, for ``model.fit``. When the swarm's training is over, ``fit`` stops.
 
-    ``model=`` is not needed: Keras hands it over. See ``coterie.swarm.settings.Settings`` for what it takes.
+    Put it last of the callbacks: one after it that changes weights when training ends, as EarlyStopping does with
+    ``restore_best_weights``, would leave this site with another model than the others have. ``model=`` is not needed:
+    Keras hands it over. See ``coterie.swarm.settings.Settings`` for what it takes.
     """
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import itertools
 import math
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -21,8 +22,9 @@ from coterie.errors import CoterieError, RunError, SpecError, TrainingDiverged
 from coterie.layout import is_finite
 from coterie.swarm.opening import open_session
 from coterie.swarm.session import CheckIn, Merged, Session, Terms
-from coterie.swarm.settings import Settings, loopback, weight
+from coterie.swarm.settings import Settings, loopback, weight, whole_number
 from coterie.training.frameworks import Figures, ModelAdapter, adapter_for
+from coterie.training.frameworks.base import users_data
 
 
 class Participation:
@@ -39,8 +41,9 @@ class Participation:
         self.weight = settings.node_weightage
         self._adapter: ModelAdapter | None = None
         if settings.model is not None and not self.loopback:
-            self._adapter = self._adapt(settings.model)  # so that what is wrong with it is said at once
+            self._adapt(settings.model)  # so that what is wrong with it is said at once
         self._session: Session | None = None
+        self._leaving: weakref.finalize[[Session], Participation] | None = None
         self._over = self._ended = False
         self._steps = self._epochs = self._interval = 0
         self._figures = Figures()
@@ -55,19 +58,23 @@ class Participation:
         self.weight = weight("nodeWeightage", value)
 
     def begin(self, model: Any = None, total_epochs: int = 0) -> None:
-        """Take part, and let the model begin where the others do. ``model``: what the framework hands over."""
+        """Take part, and let the model begin where the others do. ``model``: what the framework hands over.
+
+        An adapter of the user's own goes before it: it says which part of the model is to travel.
+        """
         if self.loopback:
             return
         if self._session is not None:
             raise RunError("it has begun already", where="on_train_begin", remedy="Call on_train_end or close before.")
-        if self._adapter is None or (model is not None and model is not self._adapter.model):
-            self._adapter = self._adapt(model)
-        adapter = self._adapter
-        adapter.check_platform()
         settings = self.settings
+        if model is None or isinstance(settings.model, ModelAdapter):
+            model = settings.model
+        adapter = self._adapter = self._adapt(model)  # anew: since the last training the model may have been changed
+        adapter.check_platform()
         self._batches: Iterable[Any] | None = None
         if settings.ads_val_data is not None:
-            self._batches = adapter.unpack_validation(settings.ads_val_data, settings.ads_val_batch_size)
+            with users_data():
+                self._batches = adapter.unpack_validation(settings.ads_val_data, settings.ads_val_batch_size)
         self._merged = torch.empty(0 if settings.checkin_model_on_train_end == "snapshot" else adapter.layout.size)
         self._over = self._ended = False
         self._steps = self._epochs = 0
@@ -82,9 +89,10 @@ class Participation:
         )
         vector = self._save(adapter)
         if self._batches is not None:  # before anybody waits for us, on one batch: here a wrong function shows
-            self._evaluate(adapter, itertools.islice(self._batches, 1))
+            self._evaluate(adapter, self._batches, most=1)
         self._session = settings.session or open_session(settings.home)
-        atexit.register(self.close)
+        self._leaving = weakref.finalize(self, _leave, self._session)  # as in a notebook whose cell is run again
+        atexit.register(self._leaving)  # before the event loop ends
         try:
             self._accept(adapter, self._session.begin(terms, adapter.layout, vector))
         except BaseException:
@@ -105,7 +113,7 @@ class Participation:
         """Epoch number ``epoch``, from 0, is done; None: one more. Returns ``stopped``."""
         if not self.loopback and not self.stopped:
             self._begun("on_epoch_end")
-            self._epochs = self._epochs + 1 if epoch is None else epoch + 1
+            self._epochs = 1 + (self._epochs if epoch is None else whole_number("epoch", epoch, 0))
         return self.stopped
 
     def end(self) -> None:
@@ -120,15 +128,14 @@ class Participation:
         self._ended = True
         session.close(self._figures)
         self._session = None
-        atexit.unregister(self.close)
+        if self._leaving is not None:
+            self._leaving.detach()
 
     def close(self) -> None:
         """Leave without a last merge, where ``end`` was not reached; the model stays as it is."""
-        session, self._session = self._session, None
-        atexit.unregister(self.close)
-        if session is not None:
-            with contextlib.suppress(CoterieError):
-                session.close(None)
+        self._session = None
+        if self._leaving is not None:
+            self._leaving()
 
     def _adapt(self, model: Any) -> ModelAdapter:
         settings = self.settings
@@ -149,10 +156,11 @@ class Participation:
             return vector
         index = int((~vector.isfinite()).nonzero()[0])
         name = next(slot.name for slot in adapter.layout.slots if slot.offset <= index < slot.offset + slot.size)
+        constant = " Or, if it is a constant such as a mask, let it stay here: register_buffer(..., persistent=False)."
         raise TrainingDiverged(
             f"{name} has a value that is not finite; it was not checked in",
             where=f"batch {self._steps} after the last merge",
-            remedy="Lower the learning rate, or clip gradients.",
+            remedy="Lower the learning rate, or clip gradients." + constant * (index >= adapter.layout.trainable),
         )
 
     def _checkin(self, vector: torch.Tensor, weighs: int) -> CheckIn:
@@ -174,13 +182,19 @@ class Participation:
             "training is over" if merged.over else f"the next after {self._interval} batches",
         )
 
-    def _evaluate(self, adapter: ModelAdapter, batches: Iterable[Any]) -> Figures:
-        found = adapter.evaluate(batches)
+    def _evaluate(self, adapter: ModelAdapter, batches: Iterable[Any], most: int | None = None) -> Figures:
+        with torch.random.fork_rng([]), users_data():  # a loader draws a seed: what the script's training draws stays
+            found = adapter.evaluate(batches if most is None else itertools.islice(batches, most))
         if found.loss is None and (self.settings.use_adaptive_sync or found.metric is None):
             raise SpecError(
                 "there is no loss to compute on adsValData", where="SwarmCallback: lossFunction", remedy="Name one."
             )
         return Figures(_finite(found.loss), _finite(found.metric))
+
+
+def _leave(session: Session) -> None:
+    with contextlib.suppress(CoterieError):
+        session.close(None)
 
 
 def _finite(value: float | None) -> float | None:

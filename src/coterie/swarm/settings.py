@@ -13,6 +13,8 @@ from typing import Any, Literal, TypedDict
 
 from coterie import registry
 from coterie.errors import CoterieError, SpecError, near_miss
+from coterie.protocols.swarm.checkin import LEAST_WEIGHT, MOST_WEIGHT
+from coterie.protocols.swarm.records import MOST_NAME
 from coterie.swarm.session import Session
 from coterie.training.frameworks.base import Functions
 from coterie.training.frameworks.choose import platform_named
@@ -22,7 +24,6 @@ LOOPBACK = "SWARM_LOOPBACK"
 MERGES = ("mean", "coordmedian", "geomedian")
 CheckInMode = Literal["snapshot", "active", "inactive"]
 _POSITIONAL = ("sync_frequency", "min_peers", "training_contract")
-_MOST_WEIGHT = 100
 
 
 class Options(TypedDict, total=False):
@@ -95,7 +96,7 @@ class Settings:
     ml_platform: str | None = None
     """PYTORCH, KERAS, TF, HUGGINGFACE, HF or SKLEARN; None: told from the model."""
     model: Any = None
-    """The model, where the framework does not hand it over, or a ``ModelAdapter``."""
+    """The model, where the framework does not hand it over; or a ``ModelAdapter``, which goes before what it does."""
     hf_mode: Literal["full", "peft"] = "full"
     """Hugging Face: whether the whole model travels, or its PEFT adapter alone."""
     logger: logging.Logger = field(default_factory=lambda: logging.getLogger("coterie.swarm"))
@@ -157,20 +158,8 @@ def loopback() -> bool:
     raise SpecError(f"it is {value!r}", where=LOOPBACK, remedy="Set it to True or False.")
 
 
-def weight(name: str, value: Any) -> int:
-    """A node's weight, checked: 1 to 100."""
-    return _between(name, value, 1, _MOST_WEIGHT)
-
-
-def _camel(snake: str) -> str:
-    return re.sub(r"_(\w)", lambda match: match[1].upper(), snake)
-
-
-def _wrong(name: str, what: str, remedy: str) -> SpecError:
-    return SpecError(what, where=f"SwarmCallback: {name}" if name else "SwarmCallback", remedy=remedy)
-
-
-def _between(name: str, value: Any, least: int, most: int | None = None) -> int:
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """``value``, where it is one from ``least`` to ``most``. Raises SpecError, which names it."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -181,8 +170,21 @@ def _between(name: str, value: Any, least: int, most: int | None = None) -> int:
     return number
 
 
+def weight(name: str, value: Any) -> int:
+    """A node's weight, checked: 1 to 100."""
+    return whole_number(name, value, LEAST_WEIGHT, MOST_WEIGHT)
+
+
+def _camel(snake: str) -> str:
+    return re.sub(r"_(\w)", lambda match: match[1].upper(), snake)
+
+
+def _wrong(name: str, what: str, remedy: str) -> SpecError:
+    return SpecError(what, where=f"SwarmCallback: {name}" if name else "SwarmCallback", remedy=remedy)
+
+
 def _at_least(least: int) -> Callable[[str, Any], int]:
-    return lambda name, value: _between(name, value, least)
+    return lambda name, value: whole_number(name, value, least)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -201,8 +203,8 @@ def _one_of(*known: str) -> Callable[[str, Any], str]:
 
 
 def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise _wrong(name, f"it is {value!r}", "Give it a name.")
+    if not isinstance(value, str) or not 0 < len(value) <= MOST_NAME:
+        raise _wrong(name, f"it is {value!r}", f"Give it a name of 1 to {MOST_NAME} characters.")
     return value
 
 
@@ -259,7 +261,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "min_peers": _at_least(1),
     "training_contract": _text,
     "use_adaptive_sync": _flag,
-    "ads_val_batch_size": lambda name, value: None if value is None else _between(name, value, 1),
+    "ads_val_batch_size": lambda name, value: None if value is None else whole_number(name, value, 1),
     "checkin_model_on_train_end": _one_of("snapshot", "active", "inactive"),
     "node_weightage": weight,
     "merge_method": _merge,

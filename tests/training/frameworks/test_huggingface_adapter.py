@@ -5,7 +5,7 @@ import torch
 from conformance_makers import lora, samples, tiny_bert
 from safetensors.torch import load_file
 
-from coterie.errors import DataError, ModelError
+from coterie.errors import DataError, ModelError, StorageReplaced
 from coterie.training.frameworks import Functions, adapter_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -50,6 +50,14 @@ def test_the_adapter_of_a_transformers_model():
     assert torch.equal(saved(adapter), wanted)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("wrap", [torch.nn.DataParallel, torch.compile], ids=["parallel", "compiled"])
+def test_of_a_wrapped_model_too_the_adapter_alone_travels(wrap):
+    model = lora()
+    assert peft(wrap(model)).layout.hash == peft(model).layout.hash
+    assert adapter_for(wrap(model)).platform == "HUGGINGFACE"
+
+
 def test_adapters_on_different_bases_cannot_meet():
     torch.manual_seed(3)
     model, other, third = tiny_bert(), tiny_bert(), tiny_bert()
@@ -72,6 +80,15 @@ def test_modes_that_do_not_fit():
     model.base_model.model.bert.pooler.dense.weight.requires_grad_(True)
     with pytest.raises(ModelError, match=r"bert.pooler.dense.weight is trained but is no part of the adapter"):
         _ = peft(model).layout
+
+
+def test_a_base_that_is_unfrozen_later_is_named():
+    model = lora()
+    adapter = peft(model)
+    vector = saved(adapter)
+    model.base_model.model.bert.pooler.dense.bias.requires_grad_(True)
+    with pytest.raises(StorageReplaced, match=r"bert.pooler.dense.bias is trained, and was not"):
+        adapter.save_weights(vector)
 
 
 def test_a_method_whose_parameters_are_computed_is_refused():
@@ -117,6 +134,35 @@ def test_the_loss_is_the_models_own(mode):
     assert found.metric == pytest.approx((outputs.logits.argmax(1) == labels).double().mean().item())
     other = adapter_for(model, Functions(loss="cross_entropy"), hf_mode=mode)
     assert other.evaluate(other.unpack_validation(samples(), 7)).loss == pytest.approx(found.loss, rel=1e-5)
+
+
+class OwnHead(torch.nn.Module):
+    """What a Trainer takes as well: a module that returns a dict."""
+
+    def __init__(self, *returned):
+        super().__init__()
+        self.layer, self.returned = torch.nn.Linear(64, 10), returned
+
+    def forward(self, input_ids, labels):
+        logits = self.layer(input_ids.float() / 16)
+        found = {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+        return {name: found[name] for name in self.returned}
+
+
+def test_a_model_that_returns_a_dict():
+    model = OwnHead("loss", "logits")
+    adapter = adapter_for(model, Functions(metric="accuracy"), platform="HF")
+    found = adapter.evaluate(adapter.unpack_validation(samples(), None))
+    words, labels = (torch.stack([torch.as_tensor(each[name]) for each in samples()]) for name in samples()[0])
+    outputs = model(words, labels)
+    assert found.loss == pytest.approx(outputs["loss"].item(), rel=1e-5)
+    assert found.metric == pytest.approx((outputs["logits"].argmax(1) == labels).double().mean().item())
+
+
+def test_a_model_without_logits_is_named():
+    adapter = adapter_for(OwnHead("loss"), platform="HF")
+    with pytest.raises(ModelError, match="OwnHead: its output, a dict, has no logits"):
+        adapter.evaluate(adapter.unpack_validation(samples(), None))
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,27 @@ def test_a_loss_by_name(loss):
     assert found.metric == pytest.approx((outputs.argmax(1) == Y).mean())
 
 
+def test_several_outputs_have_a_loss_and_no_metric():
+    inputs = keras.layers.Input((5,))
+    made = keras.Model(inputs, [keras.layers.Dense(3, "softmax")(inputs), keras.layers.Dense(1)(inputs)])
+    made.compile("sgd", ["sparse_categorical_crossentropy", "mse"])
+    data = (X, [Y, X[:, :1]])
+    adapter = adapter_for(made)
+    found = adapter.evaluate(adapter.unpack_validation(data, 16))
+    assert found.loss == pytest.approx(made.evaluate(*data, verbose=0)[0], rel=1e-5)
+    measured = adapter_for(made, Functions(metric="accuracy"))
+    with pytest.raises(SpecError, match="metricFunction: it needs outputs and targets of one tensor each, not a list"):
+        measured.evaluate(measured.unpack_validation(data, 16))
+
+
+def test_the_short_names_that_compile_takes():
+    adapter = adapter_for(model(loss=None), Functions(loss="mse", metric="mae"))
+    data = (X, X[:, :3])
+    found, outputs = adapter.evaluate(adapter.unpack_validation(data, 16)), adapter.model.predict(X, verbose=0)
+    assert found.loss == pytest.approx(((outputs - X[:, :3]) ** 2).mean(), rel=1e-5)
+    assert found.metric == pytest.approx(abs(outputs - X[:, :3]).mean(), rel=1e-5)
+
+
 class Parts(keras.utils.PyDataset):
     def __len__(self):
         return 4

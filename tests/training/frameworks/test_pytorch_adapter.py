@@ -73,6 +73,7 @@ def test_a_graph_from_before_loading_is_refused_by_autograd():
         (lambda m: m.half(), "0.weight changed from float32 to float16"),
         (lambda m: m.load_state_dict(small().state_dict(), assign=True), "0.weight was replaced by another tensor"),
         (lambda m: setattr(m, "3", nn.Linear(6, 2)), "3.weight was replaced by another tensor"),
+        (lambda m: m.append(nn.Linear(2, 2)), "4.weight is trained, and was not when the training began"),
         (lambda m: setattr(m[0].weight, "data", torch.zeros(3, 4)), r"0.weight changed its shape from \(6, 4\)"),
     ],
 )
@@ -151,14 +152,10 @@ def test_forms_of_validation_data(data):
     assert figures(functions, data, 13).loss == pytest.approx(figures(functions, (X, Y)).loss, rel=1e-6)
 
 
-def test_evaluating_leaves_modes_and_randomness_as_they_were():
+def test_evaluating_leaves_modes_as_they_were():
     module = small().train()
     module[1].eval()  # a frozen batch norm, inside a model in training mode
-    torch.manual_seed(5)
     figures(Functions(loss="CrossEntropyLoss"), (X, Y), 7, module)
-    after = torch.rand(3)
-    torch.manual_seed(5)
-    assert torch.equal(after, torch.rand(3))
     assert [each.training for each in module.modules()] == [True, True, False, True, True]
 
 
@@ -202,12 +199,29 @@ def test_a_function_that_raises_is_named():
         figures(Functions(metric=lambda outputs, targets: {}["no"]), (X, Y))
 
 
+def test_an_area_for_three_classes_is_refused():
+    with pytest.raises(SpecError, match="metricFunction: auc is of two classes, and the outputs are of 3"):
+        figures(Functions(metric="auc"), (X, Y), module=nn.Linear(4, 3))
+
+
 @pytest.mark.parametrize(
     "functions", [Functions(loss="cross_entropy", loss_args={"reduction": "none"}), Functions(metric=lambda o, t: o)]
 )
 def test_a_function_that_returns_no_scalar_is_named(functions):
     with pytest.raises(SpecError, match=r"(loss|metric)Function: it raised .* and returns a scalar"):
         figures(functions, (X, Y))
+
+
+class Twice(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), super().forward(x)
+
+
+def test_several_outputs_have_a_loss_and_no_metric():
+    found = figures(Functions(loss=lambda outputs, targets: len(outputs)), (X, Y), module=Twice(4, 2))
+    assert found.loss == 2.0
+    with pytest.raises(SpecError, match="metricFunction: it needs outputs and targets of one tensor each, not a tuple"):
+        figures(Functions(metric="accuracy"), (X, Y), module=Twice(4, 2))
 
 
 @pytest.mark.parametrize(
@@ -230,6 +244,16 @@ def test_models_of_no_framework():
         adapter_for(small(), platform="PYTORHC")
     with pytest.raises(ModelError, match=r"it is no torch.nn.Module"):
         adapter_for({}, platform="pytorch").check_platform()
+    with pytest.raises(ModelError, match=r"Sequential: it is no scikit-learn estimator"):
+        adapter_for(small(), platform="sklearn")
+    with pytest.raises(ModelError, match=r"hfMode: a Sequential is no Hugging Face model with an adapter"):
+        adapter_for(small(), hf_mode="peft")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_module_is_named():
+    with pytest.raises(ModelError, match="it is a ScriptModule"):
+        adapter_for(torch.jit.script(small())).check_platform()
 
 
 @pytest.mark.parametrize(

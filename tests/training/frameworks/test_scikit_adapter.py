@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import MiniBatchKMeans
-from sklearn.linear_model import LogisticRegression, Perceptron, SGDClassifier, SGDRegressor
+from sklearn.linear_model import LogisticRegression, Perceptron, SGDClassifier, SGDOneClassSVM, SGDRegressor
 from sklearn.metrics import accuracy_score, hinge_loss, log_loss, mean_squared_error
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -60,6 +60,7 @@ def test_before_the_first_partial_fit_it_says_what_to_do(estimator):
         (LogisticRegression(), "it has no partial_fit"),
         (SGDClassifier(average=True), "with average it keeps two sets of weights"),
         (GaussianNB().partial_fit(X, Y, classes=[0, 1, 2]), "it has no coef_"),
+        (SGDOneClassSVM().partial_fit(X), "it has no coef_ and intercept_"),
         (MiniBatchKMeans(3).partial_fit(X), "it has no coef_"),
     ],
 )

@@ -5,7 +5,7 @@ needs a clock of one's own - how long to wait for a leader or for the others - d
 holds. ``Swarm`` is one peer's part; ``SwarmSite`` what it asks of the site.
 """
 
-from coterie.protocols.swarm.checkin import CheckIn, Contribution, Mode, contribution, node_weight
+from coterie.protocols.swarm.checkin import CheckIn, Contribution, Mode, contribution
 from coterie.protocols.swarm.interval import Bounds, Interval, adapted
 from coterie.protocols.swarm.leader import lead_order, turns_after
 from coterie.protocols.swarm.learner_site import Judged, LearnerSite, MergingLearner
@@ -47,7 +47,6 @@ __all__ = [
     "decide",
     "fresh_share",
     "lead_order",
-    "node_weight",
     "swarm",
     "turns_after",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coterie.errors import MessageError, SpecError
+from coterie.errors import MessageError
 from coterie.protocols.swarm.staleness import age, fresh_share
 
 LEAST_WEIGHT, MOST_WEIGHT = 1, 100
@@ -74,14 +74,3 @@ def contribution(checkin: CheckIn, merges: int, where: str = "") -> Contribution
     if checkin.mode is Mode.INACTIVE:
         return Contribution(merged=False, weight=0.0)
     return Contribution(merged=checkin.mode is Mode.ACTIVE, weight=weight)
-
-
-def node_weight(value: object) -> int:
-    """A user's node weight, checked. Raises SpecError unless it is a whole number from 1 to 100."""
-    if isinstance(value, bool) or not isinstance(value, int) or not LEAST_WEIGHT <= value <= MOST_WEIGHT:
-        raise SpecError(
-            f"a node weight of {value!r}",
-            where="nodeWeightage",
-            remedy=f"Give a whole number from {LEAST_WEIGHT} to {MOST_WEIGHT}.",
-        )
-    return value

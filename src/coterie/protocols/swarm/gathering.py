@@ -304,7 +304,8 @@ def _difference(here: GatherAsk, there: GatherAsk) -> str:
     """In what two sites differ; empty where they do not."""
     if here.agreed.layout != there.agreed.layout:
         sizes = f"{here.size:,} numbers here and {there.size:,} there"
-        alike = "in shapes, names or order" if here.size == there.size else sizes
+        same_size = "in names, shapes, dtypes or order, or in the frozen base of an adapter"
+        alike = same_size if here.size == there.size else sizes
         rest = here.agreed.against(msgspec.structs.replace(there.agreed, layout=here.agreed.layout))
         return f"the model is another one ({alike})" + (f", {rest}" if rest else "")
     return here.agreed.against(there.agreed)

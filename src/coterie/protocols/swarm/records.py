@@ -23,7 +23,8 @@ from coterie.protocols.swarm.site import CheckedIn, Terms
 CHECK_IN, MERGE = "swarm check-in", "swarm merge"
 _GENESIS = b"coterie swarm"
 Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+MOST_NAME = 256
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MOST_NAME)]
 Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 
 
@@ -40,8 +41,10 @@ class Agreed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, terms: Terms, layout: str) -> Agreed:
-        merge = terms.merge if isinstance(terms.merge, str) else f"function {terms.merge.__qualname__}"
-        return cls(terms.min_peers, terms.sync_frequency, terms.adaptive, merge[:256], terms.opening, layout)
+        merge = terms.merge
+        if not isinstance(merge, str):  # one made by functools.partial has no name
+            merge = f"function {getattr(merge, '__qualname__', type(merge).__qualname__)}"
+        return cls(terms.min_peers, terms.sync_frequency, terms.adaptive, merge[:MOST_NAME], terms.opening, layout)
 
     def against(self, other: Agreed) -> str:
         """In what they differ, for a message; empty where they do not."""

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from coterie.errors import CoterieError, LayoutMismatch, ModelError, SpecError
+from coterie.errors import CoterieError, DataError, LayoutMismatch, ModelError, SpecError
 from coterie.layout import Layout, Slot
 
 DEFAULT_BATCH = 256
@@ -61,6 +61,31 @@ def users_measure(where: str, called: str) -> Iterator[None]:
         raise SpecError(
             f"it raised {type(error).__name__}: {error}", where=where, remedy=f"It is called with {called}."
         ) from error
+
+
+@contextmanager
+def users_data() -> Iterator[None]:
+    """What the user's data, or the model on them, raise becomes a DataError at ``adsValData``."""
+    try:
+        yield
+    except CoterieError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the model cannot be evaluated on it, {type(error).__name__}: {error}",
+            where="adsValData",
+            remedy="Give it as the model is trained on it, in shape and dtype; or in the batches of a DataLoader.",
+        ) from error
+
+
+def one_array(outputs: Any, is_one: bool) -> None:
+    """Raise SpecError unless outputs or targets, of which a metric is to be computed, are one array."""
+    if not is_one:
+        raise SpecError(
+            f"it needs outputs and targets of one tensor each, not a {type(outputs).__name__}",
+            where="metricFunction",
+            remedy="Leave it out; lossFunction is given all of them.",
+        )
 
 
 class ModelAdapter(ABC):

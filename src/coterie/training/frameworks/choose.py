@@ -6,6 +6,7 @@ from typing import Any
 
 from coterie.errors import ModelError, SpecError, near_miss
 from coterie.training.frameworks.base import Functions, ModelAdapter
+from coterie.training.frameworks.pytorch import PyTorchAdapter, unwrapped
 
 PLATFORMS = {
     "PYTORCH": "PYTORCH",
@@ -34,7 +35,7 @@ def platform_named(name: str) -> str:
 
 def platform_of(model: Any) -> str:
     """The platform of ``model``, by the packages of its base classes. Raises ModelError where there is none."""
-    roots = [kind.__module__.partition(".")[0] for kind in type(model).__mro__]
+    roots = [kind.__module__.partition(".")[0] for kind in type(unwrapped(model)).__mro__]
     for root, platform in _ROOTS.items():  # a Keras or transformers model may be a torch module as well
         if root in roots:
             return platform
@@ -55,6 +56,12 @@ def adapter_for(
     if isinstance(model, ModelAdapter):
         return model
     kind = platform_named(platform) if platform else platform_of(model)
+    if hf_mode == "peft" and kind != "HUGGINGFACE":
+        raise ModelError(
+            f"a {type(model).__name__} is no Hugging Face model with an adapter",
+            where="hfMode",
+            remedy="Leave hfMode out: the whole model travels then.",
+        )
     if kind == "KERAS":
         from coterie.training.frameworks.keras import KerasAdapter
 
@@ -67,6 +74,4 @@ def adapter_for(
         from coterie.training.frameworks.scikit import ScikitAdapter
 
         return ScikitAdapter(model, functions)
-    from coterie.training.frameworks.pytorch import PyTorchAdapter
-
     return PyTorchAdapter(model, functions)

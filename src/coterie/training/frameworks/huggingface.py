@@ -163,7 +163,13 @@ class HuggingFaceAdapter(PyTorchAdapter):
     def _forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
         inputs = self._inputs(batch)
         outputs = self.module(**inputs)
-        return outputs.logits, inputs["labels"], outputs.loss
+        if not isinstance(outputs, Mapping) or "logits" not in outputs:
+            raise ModelError(
+                f"its output, a {type(outputs).__name__}, has no logits",
+                where=self.where,
+                remedy="Use a model with a head, or return {'loss': ..., 'logits': ...}. Or leave adsValData out.",
+            )
+        return outputs["logits"], inputs["labels"], outputs.get("loss")
 
     def _inputs(self, batch: Any) -> dict[str, Any]:
         if not isinstance(batch, Mapping) or "labels" not in batch:

@@ -22,6 +22,7 @@ from coterie.training.frameworks.base import (
     ModelAdapter,
     array_of,
     dense_layout,
+    one_array,
     users_measure,
 )
 from coterie.training.frameworks.extras import require
@@ -143,6 +144,8 @@ class KerasAdapter(ModelAdapter):
                         loss = self.model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weights, training=False)
                         total += count * self._number(loss)
                     if self._metric is not None:
+                        for found in (outputs, y):
+                            one_array(found, not self._keras.tree.is_nested(found))
                         kept.append((self._array(y), self._array(outputs)))
                     samples += count
             finally:
@@ -175,10 +178,15 @@ class KerasAdapter(ModelAdapter):
             known = vars(getattr(self._keras, module))
             if function.lower() in ("accuracy", "acc") and module == "metrics":
                 return "accuracy"
-            if function.startswith("_") or not callable(known.get(function)):
-                names = [name for name, value in known.items() if callable(value)]
-                raise SpecError(f"keras.{module} has no {function!r}", where=where, remedy=near_miss(function, names))
-            function = known[function]
+            found = known.get(function)
+            if function.startswith("_") or not callable(found):
+                try:
+                    found = known["get"](function)  # "mse", as compile() takes it
+                except ValueError:
+                    names = [name for name, value in known.items() if callable(value)]
+                    remedy = near_miss(function, names)
+                    raise SpecError(f"keras.{module} has no {function!r}", where=where, remedy=remedy) from None
+            function = found
         if isinstance(function, self._keras.metrics.Metric | self._keras.losses.Loss) and not args:
             return function
         return bound(function, args, f"{where}Args")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from coterie.errors import DataError, ModelError, SpecError, StorageReplaced, near_miss
 from coterie.layout import Layout, Slot
 from coterie.training.figures import area_under_roc
-from coterie.training.frameworks.base import DEFAULT_BATCH, Figures, Functions, ModelAdapter, users_measure
+from coterie.training.frameworks.base import DEFAULT_BATCH, Figures, Functions, ModelAdapter, one_array, users_measure
 from coterie.training.vector import Place, changed, survey, view_of
 
 Measure = Callable[[Any, Any], Any]
@@ -48,6 +48,10 @@ class PyTorchAdapter(ModelAdapter):
     def check_platform(self) -> None:
         if not isinstance(self.module, nn.Module):
             raise ModelError("it is no torch.nn.Module", where=self.where, remedy="Pass model=<your module>.")
+        if isinstance(self.module, torch.jit.ScriptModule):
+            raise ModelError(
+                "it is a ScriptModule", where=self.where, remedy="Train the module it is made from, and script it then."
+            )
         distributed = torch.distributed
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
             raise ModelError(
@@ -85,7 +89,8 @@ class PyTorchAdapter(ModelAdapter):
                 tensor.copy_(view_of(vector, slot))
 
     def _present(self) -> list[tuple[torch.Tensor, Slot]]:
-        """Where the weights are now. Raises StorageReplaced, naming it, for one that training would no longer see.
+        """Where the weights are now. Raises StorageReplaced, naming it, for one that training would no longer see, and
+        for one that is trained and would not travel.
 
         A buffer may have been replaced: no optimizer holds it.
         """
@@ -105,6 +110,14 @@ class PyTorchAdapter(ModelAdapter):
                     remedy="Convert the module and load its state before on_train_begin, not after.",
                 )
             found.append((tensor, slot))
+        held = {id(place.tensor) for place in self._held[0]}
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad and id(parameter) not in held:
+                raise StorageReplaced(
+                    f"{name} is trained, and was not when the training began: it would never travel",
+                    where=self.where,
+                    remedy="Add layers, and unfreeze what an adapter stands on, before on_train_begin, not after.",
+                )
         return found
 
     def unpack_validation(self, data: Any, batch_size: int | None) -> Iterable[Any]:
@@ -123,8 +136,7 @@ class PyTorchAdapter(ModelAdapter):
             )
         if len(data) == 0:
             raise DataError("it is empty", where="adsValData", remedy="Give it at least one sample.")
-        # A generator of its own: going through it must not change what the user's training draws.
-        return DataLoader(data, batch_size=size, generator=torch.Generator(), collate_fn=self._collate())
+        return DataLoader(data, batch_size=size, collate_fn=self._collate())
 
     def _collate(self) -> Callable[[Any], Any] | None:
         return None
@@ -158,6 +170,8 @@ class PyTorchAdapter(ModelAdapter):
                 if wants_loss:
                     total += count * float(loss)
                 if self._metric is not None:
+                    for found in (outputs, targets):
+                        one_array(found, isinstance(found, torch.Tensor))
                     kept.append((outputs.cpu(), targets.cpu()))
                 samples += count
         if not samples:
@@ -279,8 +293,17 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def auc(outputs: torch.Tensor, targets: torch.Tensor) -> float:
-    """Area under the ROC curve of class 1: ``outputs`` (n, 2), or (n,) or (n, 1). NaN where one class is missing."""
+    """Area under the ROC curve of class 1: ``outputs`` (n, 2), or (n,) or (n, 1). NaN where one class is missing.
+
+    Raises SpecError for more classes.
+    """
     wide = outputs.ndim > 1 and outputs.shape[1] > 1
+    if wide and outputs.shape[1] != 2:
+        raise SpecError(
+            f"auc is of two classes, and the outputs are of {outputs.shape[1]}",
+            where="metricFunction",
+            remedy="Use accuracy, or a function of your own.",
+        )
     scores = outputs[:, 1] - outputs[:, 0] if wide else outputs.flatten()
     area = area_under_roc(scores.double().numpy(), targets.flatten().numpy() == 1)
     return float("nan") if area is None else area

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator, is_classifier, is_regressor
 
 from coterie.errors import DataError, ModelError, SpecError, StorageReplaced, near_miss
 from coterie.layout import Layout
@@ -38,6 +39,8 @@ class ScikitAdapter(ModelAdapter):
 
     def __init__(self, model: Any, functions: Functions | None = None) -> None:
         super().__init__(model, functions)
+        if not isinstance(model, BaseEstimator):
+            raise ModelError("it is no scikit-learn estimator", where=self.where, remedy="Pass model=<your estimator>.")
         self._loss = self._loss_scorer()
         self._metric = self._metric_scorer()
         self._layout: Layout | None = None
@@ -51,10 +54,13 @@ class ScikitAdapter(ModelAdapter):
                 where=self.where,
                 remedy="Set average=False; peers average.",
             )
-        if not hasattr(self.model, "coef_") and not hasattr(self.model, "coefs_"):
+        linear = hasattr(self.model, "coef_") and hasattr(self.model, "intercept_")
+        if not linear and not hasattr(self.model, "coefs_"):
             if hasattr(self.model, "n_features_in_"):
                 raise ModelError(
-                    "it has no coef_: its state cannot be averaged", where=self.where, remedy="Use a linear model."
+                    "it has no coef_ and intercept_: its state cannot be averaged",
+                    where=self.where,
+                    remedy="Use a linear model.",
                 )
             raise ModelError(
                 "it has no weights before the first partial_fit",
@@ -137,8 +143,6 @@ class ScikitAdapter(ModelAdapter):
             return float(scorer(self.model, x, y))
 
     def _loss_scorer(self) -> Scorer | None:
-        from sklearn.base import is_classifier, is_regressor
-
         loss = self.functions.loss
         if loss is None and is_classifier(self.model):
             loss = "log_loss" if hasattr(self.model, "predict_proba") else "hinge_loss"
