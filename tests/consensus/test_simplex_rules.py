@@ -113,6 +113,13 @@ def test_rule_4_the_timer_waits_for_the_application_but_not_where_a_third_does_n
     assert seconds(bench, did=bench.votes(["p2"], "dummy", 1)) == [3 * DELAY]
 
 
+@pytest.mark.parametrize("kind", ["stake", "two thirds"])
+def test_rule_4_exactly_a_third_starts_no_timer(kind):
+    bench = bench_led_by_others([1] * 6, rule=QuorumRule(kind))
+    assert seconds(bench, did=bench.votes(["p1", "p2"], "dummy", 1)) == []
+    assert seconds(bench, did=bench.votes(["p3"], "dummy", 1)) == [3 * DELAY]
+
+
 def test_rule_5_a_proposal_without_its_parent_or_a_dummy_is_refused():
     bench = bench_led_by_others(FOUR, range(1, 4))
     first = bench.block(1)
@@ -137,6 +144,17 @@ def test_rule_5_a_block_is_voted_for_once_its_parent_is_here():
     assert not bench.told(Vote) or all(vote.kind != "block" for vote in bench.told(Vote))
     bench.step(steps.Fetched(first))
     assert [judge.full for judge in bench.of(steps.Judge)] == [second]
+
+
+def test_rule_5_a_block_on_another_parent_than_the_certified_one_gets_no_vote():
+    """Of a height that has a certificate no second one is checked: what is in the proposal may be made up."""
+    bench = bench_led_by_others(FOUR, (1, 2))
+    shown, other = bench.block(1, time=1), bench.block(1, time=2)
+    bench.propose(shown)
+    bench.step(steps.Certified(bench.certificate(NAMES[1:], "block", 1, other.block.id)))
+    made_up = bench.certificate(["p3"], "block", 1, shown.block.id)
+    assert bench.told(did=bench.propose(bench.block(2, shown), made_up)) == []
+    assert bench.machine.height == 2
 
 
 def test_rule_5_a_fetched_block_that_nobody_asked_for_is_forgotten():

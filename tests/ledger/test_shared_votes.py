@@ -116,6 +116,13 @@ def test_what_was_checked_as_a_vote_is_not_checked_again_in_a_certificate(monkey
     good.check(GENESIS, VOTERS, QuorumRule(), known)
 
 
+def test_what_was_checked_for_one_purpose_is_not_taken_for_checked_for_another():
+    known, content = Signatures(), b"anything"
+    signature = PEERS[0].sign("vote", content)
+    assert known.verify(PEERS[0].id, "vote", content, signature)
+    assert not known.verify(PEERS[0].id, "shared block", content, signature)
+
+
 def blocks():
     one, other = Writer(charter().checkpoint), Writer(charter().checkpoint)
     return one.block(note(1)).block, other.block(note(2)).block
