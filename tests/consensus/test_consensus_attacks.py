@@ -79,12 +79,30 @@ def test_a_log_that_has_forgotten_what_became_final_is_not_lost():
     machine = bench.fresh()
     log.restore(machine, log.Log(GENESIS, 0, 0, 2, ()))
     machine.start()
+    assert machine.height == 3  # there nothing has been said
     bench.machine = machine
     did = bench.step(steps.Certified(bench.certificate(NAMES[:3], "final", 2, b"2" * 32)))
     assert bench.of(steps.Forgot, did) == []
     assert machine.votes
     did = bench.step(steps.Certified(bench.certificate(NAMES[:3], "block", 3, b"3" * 32)))
     assert bench.of(steps.Forgot, did) == [steps.Forgot()]  # this one it should know
+
+
+def test_a_vote_that_the_log_does_not_have_silences_for_two_epochs_over_restarts_too(worlds):
+    """The log was put back from a back-up. What else it does not have may be of the next epoch."""
+    world = worlds([1] * 4, seed=1, closing=50).begin()
+    world.until(lambda: world.progress() >= 1, 60)
+    victim = world.nodes["p0"]
+    state, height = victim.machine.state, victim.machine.height + 1
+    votes = [Vote.make(identity(name), GENESIS, state.epoch, height, "dummy") for name in NAMES[:3]]
+    shown = steps.Certified(Certificate.of(votes, state.voters, state.rule))
+    world.loop.call_soon(lambda: victim.consensus.step(shown))
+    world.wait(0)
+    assert not victim.machine.votes
+    victim.die()
+    victim.start()
+    assert not victim.machine.votes
+    assert log.read(victim.disk, GENESIS).start == state.epoch + 2
 
 
 def test_who_lost_its_log_is_no_witness_of_how_far_it_was(worlds):

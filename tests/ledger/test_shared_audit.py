@@ -18,6 +18,7 @@ from coterie.ledger import LedgerStore, Record, audit
 from coterie.ledger.kinds import ROUNDS, Privacy
 from coterie.ledger.shared import (
     Accusation,
+    Charter,
     Evidence,
     Finality,
     FullSharedBlock,
@@ -149,6 +150,13 @@ def test_who_vouches_for_the_start(tmp_path, sound):
     assert audit_shared(tmp_path / "nameless", GENESIS, START.id).fault is None
     SharedStore(tmp_path / "usurped", charter(founder=BOB), GENESIS_RECORD).close()
     assert "founder" in audit_shared(tmp_path / "usurped", GENESIS).fault.what
+    own = Record.make(BOB, "genesis", {"name": "digits"}, time=1)  # Bob is the founder of something else
+    usurped = (charter(founder=BOB).encode(), own.encode())
+    moved = (Charter.make(ANN, OTHER_GENESIS, START.voters, START.beacon).encode(), GENESIS_RECORD.encode())
+    for start, founding in (usurped, moved):
+        path = shutil.copyfile(sound, tmp_path / "another")
+        run(path, ("UPDATE federation SET start = ?, founding = ?", (start, founding)))
+        assert "not this federation's" in audit_shared(path, GENESIS).fault.what
     SharedStore(tmp_path / "joined", START.checkpoint, GENESIS_RECORD).close()
     with pytest.raises(LedgerError, match="bears no signature"):
         audit_shared(tmp_path / "joined", GENESIS)
