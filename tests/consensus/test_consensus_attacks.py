@@ -267,6 +267,10 @@ def test_a_leader_is_not_listened_to_for_ever(monkeypatch):
         with contextlib.suppress(LedgerError):
             bench.propose(FullSharedBlock(full.block, (b"x",)))
     assert len(looked) == 2
+    other = bench_led_by_others([1] * 4)
+    for time in range(5):  # good ones, of which the second shows what the leader is
+        other.propose(other.block(1, time=time))
+    assert len({full.block.id for _, full, _ in looked[2:]}) == 2
 
 
 def test_an_application_that_speaks_of_another_epochs_block_is_not_heard():

@@ -86,7 +86,7 @@ def test_checkpoints():
     many = Voters.of(Voter(peer.id, vrf, 1 << 48) for peer in peers)
     assert Voters.decode(many.encode()) == many
     keys = sorted(hashlib.sha256(b"%d" % n).hexdigest() for n in range(MOST_LOCKED))
-    locked = tuple(Locked(key, 1 << 48, key, FAR) for key in keys)
+    locked = tuple(Locked(key, 1 << 48, PEER.id, FAR) for key in keys)
     state = Checkpoint(GENESIS, QuorumRule("two thirds", 1024), 1 << 20, FAR, bytes(32), bytes(32), many, many, locked)
     assert Checkpoint.decode(state.encode()) == state
     assert Checkpoint.restore(state.summary, {many.hash: many}) == state

@@ -18,6 +18,7 @@ from coterie.ledger.shared import (
     Evidence,
     Finality,
     FullSharedBlock,
+    Locked,
     Proposal,
     QuorumRule,
     SharedBlock,
@@ -250,6 +251,20 @@ def test_a_checkpoints_id_covers_everything():
         {"following": VOTERS},
     ]
     assert len({state.id, *(replace(state, **change).id for change in changes)}) == 9
+
+
+def test_a_checkpoint_whose_heirs_lead_round_in_circles_is_refused():
+    """Evidence against one of them would be passed on for ever: by who joins with it, and by its auditor."""
+    one, two, three = sorted(peer.id for peer in PEERS[4:7])
+
+    def decoded(*heirs):
+        locked = tuple(Locked(key, 0, heir, 9) for key, heir in zip((one, two, three), heirs, strict=True))
+        return Checkpoint.decode(replace(charter().checkpoint, locked=locked).encode())
+
+    assert len(decoded(two, three, PEERS[0].id).locked) == len(decoded(three, "", two).locked) == 3
+    for heirs in ((two, one, ""), (two, three, one), ("", two, one)):
+        with pytest.raises(LedgerError, match="circles"):
+            decoded(*heirs)
 
 
 DECODERS = [
