@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 from consensus_world import GENESIS, App, World, identity
 from simplex_bench import Bench, bench_led_by_others
@@ -11,7 +12,16 @@ from coterie.errors import LedgerError, OutputError
 from coterie.identity.vrf import VrfKey
 from coterie.ledger.blocks import MOST_RECORDS, MOST_RECORDS_BYTES
 from coterie.ledger.records import Record
-from coterie.ledger.shared import Accusation, Certificate, Evidence, FullSharedBlock, NewKey, Proposal, Vote
+from coterie.ledger.shared import (
+    Accusation,
+    Certificate,
+    CheckedBlock,
+    Evidence,
+    FullSharedBlock,
+    NewKey,
+    Proposal,
+    Vote,
+)
 from coterie.ledger.shared.changes import read, record
 from coterie.ledger.shared.votes import NO_BLOCK
 from coterie.protocols.consensus import Consensus, View, log, simplex, steps
@@ -117,6 +127,8 @@ def test_who_lost_its_log_is_no_witness_of_how_far_it_was(worlds):
     here = victim.machine.state.epoch
     for liar_or_late in ("p1", "p3"):
         victim.consensus.answered(liar_or_late, here)
+    assert victim.consensus.unheard() == ["p0"]
+    victim.consensus.answered("p0", here + 1)  # so there are later epochs, in which it may have voted
     assert victim.consensus._start is None
     victim.consensus.answered("p0", here)
     assert victim.consensus._start == here + 2
@@ -175,6 +187,17 @@ def test_evidence_does_not_make_a_full_block_too_long(short):
     assert sum(len(item.encode()) for item in [*beside, *shown]) <= MOST_RECORDS_BYTES
     assert len(shown) == min(short, 2) or short == 0
     assert all(read(item, GENESIS) for item in shown)
+
+
+def test_evidence_is_recorded_once_and_while_it_counts():
+    bench, evidence = Bench([1] * 4), {identity("p1").id: contradiction("p1")}
+    lock = bench.state.lock_epochs
+    for epoch, number in ((0, 1), (lock, 1), (lock + 1, 0)):
+        view = View(msgspec.structs.replace(bench.state, epoch=epoch), 1, ())
+        assert len(accusations(identity("p0"), view, evidence, 0)) == number
+    (shown,) = accusations(identity("p0"), View(bench.state, 1, ()), evidence, 0)
+    before = CheckedBlock(bench.block(1).block, (shown,), (read(shown, GENESIS),), b"")
+    assert accusations(identity("p0"), View(bench.state, 2, (before,)), evidence, 0) == []
 
 
 def test_a_leader_with_a_full_payload_and_a_liar_goes_on(worlds):

@@ -163,6 +163,25 @@ def test_rule_5_a_fetched_block_that_nobody_asked_for_is_forgotten():
     assert bench.machine.tallies[1].blocks == {}
 
 
+def test_rule_5_a_draft_that_does_not_follow_what_is_final_by_now_is_made_anew():
+    bench = next(
+        bench
+        for bench in (Bench(FOUR, beacon=b"%d" % number) for number in range(1000))
+        if "p0" not in (bench.leader(1), bench.leader(2)) and bench.leader(3) == "p0"
+    )
+    first = bench.block(1)
+    second = bench.block(2, first)
+    bench.propose(first)
+    bench.votes(NAMES[1:], "block", 1, first.block.id)
+    bench.step(steps.Certified(bench.certificate(NAMES[1:], "dummy", 2)))
+    (draft,) = bench.of(steps.Draft, bench.step(steps.Due(3)))
+    assert draft.parent == first.block.id
+    bench.step(steps.Certified(bench.certificate(NAMES[1:], "final", 2, second.block.id)))  # two quorums, that lie
+    bench.step(steps.Fetched(second))
+    (draft,) = bench.of(steps.Draft, bench.step(steps.Drafted(bench.block(3, first))))
+    assert (draft.parent, bench.of(steps.Tell)) == (second.block.id, [])
+
+
 def test_rule_6_one_block_vote_a_height_for_the_first_proposal():
     bench = bench_led_by_others(FOUR)
     one, two = bench.block(1, time=1), bench.block(1, time=2)
@@ -236,6 +255,14 @@ def test_rule_9_a_quorum_of_final_votes_makes_ancestors_final():
     (final,) = bench.of(steps.Final, bench.votes(NAMES[1:], "final", 2, second.block.id))
     assert final.blocks == (first, second)
     assert (bench.machine.final, bench.machine.tallies.keys() & {1, 2}) == (2, set())
+
+
+def test_rule_9_one_voter_alone_enters_the_next_height_once():
+    bench = Bench([1])
+    bench.step(steps.Due(1))
+    bench.step(steps.Drafted(bench.block(1)))
+    assert (bench.machine.final, bench.machine.height) == (1, 2)
+    assert [ask.view.height for ask in bench.of(steps.AskDue)] == [2]
 
 
 def test_rule_10_never_a_dummy_after_a_final_vote_nor_the_other_way():
