@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_worlds import ANN, BOB, GENESIS, GENESIS_RECORD, OTHER_GENESIS
 from shared_worlds import PEERS, VRF, Writer, certified, charter, note
+from test_audit import reindexed
 
 from coterie.errors import LedgerError
 from coterie.ledger import LedgerStore, Record, audit
@@ -342,6 +343,18 @@ def test_a_chain_in_use_is_audited_with_its_log(tmp_path):
         for number, (blocks, finality) in enumerate(BATCHES, 1):
             store.add(blocks, finality)
             assert audit_shared(path, GENESIS).certificates == number
+
+
+def test_an_index_that_hides_an_empty_block(tmp_path):
+    """No other table says anything of that block."""
+    writer, path = Writer(START.checkpoint), tmp_path / "shared.sqlite"
+    with SharedStore(path, START, GENESIS_RECORD) as store:
+        for _ in range(3):
+            store.add(*writer.write())
+    reindexed(path, range(2))
+    found = audit_shared(path, GENESIS)
+    assert found.blocks == 2
+    assert "structure" in found.fault.what
 
 
 def test_a_joiners_chain_is_audited_from_its_checkpoint(tmp_path, sound):
