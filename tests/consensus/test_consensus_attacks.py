@@ -73,6 +73,8 @@ def test_a_vote_that_is_not_in_the_log_leaves_in_no_certificate_either(worlds):
     other = next(node for node in world.nodes.values() if node is not victim)
     victim.disk.bomb = full
     world.until(lambda: not victim.machine.votes, 30)
+    here = victim.machine
+    answering(other.name, ConsensusPull(here.state.epoch, here.final, here.final + 1, ()))
     other.die()  # the rest is no quorum without the victim, and asks it
     world.wait(60)
     logged = {(entry.height, vote.kind) for entry in log.read(victim.disk, GENESIS).entries for vote in entry.votes}

@@ -205,6 +205,17 @@ def test_rule_7_the_timer_fires_and_the_vote_is_repeated_while_stuck():
     assert bench.of(steps.Stuck) == [steps.Stuck(1)]
 
 
+def test_rule_7_a_final_vote_is_repeated_while_its_block_is_not_final():
+    bench = bench_led_by_others(FOUR, (1, 2))
+    full = bench.block(1)
+    bench.propose(full)
+    bench.votes(["p1", "p2"], "block", 1, full.block.id)
+    bench.step(steps.Due(2))
+    bench.fire("height")
+    told = bench.told(did=bench.fire("resend", 1))
+    assert [(vote.kind, vote.height) for vote in told] == [("final", 1), ("dummy", 2)]
+
+
 def test_rule_7_a_block_is_still_voted_for_after_the_timer():
     """And that is no contradiction: nobody is accused of it."""
     bench = bench_led_by_others(FOUR)
@@ -242,6 +253,14 @@ def test_rule_8_the_certificate_goes_to_those_who_have_not_shown_that_they_know(
     (relay,) = bench.of(steps.Tell, bench.fire("relay"))
     told = [bench.names_of[bench.state.voters.members[place].key] for place in relay.to]
     assert (relay.what.kind, sorted(told)) == ("block", ["p2", "p3"])
+
+
+def test_rule_8_eight_voters_tell_each_and_then_all_others():
+    bench = bench_led_by_others([1] * 12, (1, 2))
+    bench.step(steps.Certified(bench.certificate(bench.names[1:], "dummy", 1)))
+    (first,), (rest,) = (bench.of(steps.Tell, bench.fire("relay", stage)) for stage in (0, 1))
+    assert len(first.to) == 8
+    assert sorted(first.to + rest.to) == [place for place in range(12) if place != bench.machine.place]
 
 
 def test_rule_9_a_quorum_of_final_votes_makes_ancestors_final():

@@ -2,9 +2,11 @@
 
 import hashlib
 
+import pytest
 from ledger_worlds import GENESIS
 from shared_worlds import PEERS
 
+from coterie.errors import LedgerError
 from coterie.identity import Identity, VrfKey
 from coterie.ledger.blocks import MOST_RECORDS, MOST_RECORDS_BYTES
 from coterie.ledger.shared import (
@@ -47,6 +49,15 @@ def test_blocks():
     assert FullSharedBlock.decode(full.encode()) == full
     full.check_root()
     assert len(full.encode()) <= full.most_bytes <= MOST_BATCH_BYTES
+
+
+def test_records_of_a_byte_too_many():
+    """The decoder bounds each record, and how many there are; what they have together is checked with their root."""
+    records = tuple(bytes(1 << 16) for _ in range(MOST_RECORDS_BYTES >> 16))
+    FullSharedBlock(longest_block(records=records), records).check_root()
+    records = (*records, b"!")
+    with pytest.raises(LedgerError, match="too long"):
+        FullSharedBlock(longest_block(records=records), records).check_root()
 
 
 def test_what_makes_a_block_final():

@@ -267,6 +267,24 @@ def test_a_checkpoint_whose_heirs_lead_round_in_circles_is_refused():
             decoded(*heirs)
 
 
+def test_a_checkpoint_out_of_order_is_refused():
+    state = charter().checkpoint
+    turned = Voters(state.voters.members[::-1])
+    one, two = (Locked(peer.id, 1, "", 9) for peer in PEERS[4:6])
+    for changed in ({"voters": turned}, {"following": turned}, {"locked": (one, one)}):
+        with pytest.raises(LedgerError, match="named twice"):
+            Checkpoint.decode(replace(state, **changed).encode())
+    orders = ((one, two), (two, one))
+    assert sorted(_decodes(replace(state, locked=locked)) for locked in orders) == [False, True]
+
+
+def _decodes(state) -> bool:
+    try:
+        return Checkpoint.decode(state.encode()) == state
+    except LedgerError:
+        return False
+
+
 DECODERS = [
     (Vote.decode, votes()[0]),
     (Certificate.decode, Certificate.of(votes(), VOTERS, QuorumRule())),
