@@ -334,6 +334,24 @@ def test_a_ledger_that_cannot_be_written_ends_the_run_and_blames_nobody(worlds):
     world.until(lambda: world.progress() >= before + 3, 60)
 
 
+def test_a_ledger_that_cannot_keep_what_was_pulled_ends_the_run_and_blames_nobody(worlds):
+    world = worlds([1] * 4, seed=2).begin()
+    victim = world.nodes["p3"]
+    victim.die()
+    world.until(lambda: world.progress() >= 6, 60)
+
+    def write(rows, state):
+        raise LedgerError("no room")
+
+    victim.ledger._write = write
+    victim.start()
+    with pytest.raises(LedgerError, match="no room"):
+        world.until(lambda: False, 30)
+    assert not any(at == "p3" for at, _, _ in world.dropped)
+    victim.die()
+    victim.task = None
+
+
 def test_what_the_application_raises_ends_the_run(worlds):
     world = worlds([1] * 4, seed=2)
 
