@@ -97,6 +97,12 @@ def audit(
             where=str(ledger),
             remedy="Name a ledger file, or a node's home. Simulations keep no ledger.",
         )
+    if pinned is not None and not any(_has_start(path, beside=ledger.is_dir()) for path in files):
+        raise LedgerError(
+            "there is no shared chain that could begin with what --start names",
+            where=str(ledger),
+            remedy="Name the chain's file, or leave --start out.",
+        )
     found = [(path, *_audited(path, wanted, pinned, beside=ledger.is_dir())) for path in files]
     if as_json:
         rows = [{"path": str(path), "ok": ok, "report": report} for path, ok, report in found]
@@ -106,6 +112,14 @@ def audit(
             success(f"{path}\n{report}")
     if not all(ok for _, ok, _ in found):
         raise typer.Exit(1)
+
+
+def _has_start(path: Path, *, beside: bool) -> bool:
+    """Whether ``_audited`` compares a start with this ledger's."""
+    from coterie.ledger.shared import is_shared
+    from coterie.protocols.swarm.audit import CHAIN
+
+    return is_shared(path) and not (beside and path.name == CHAIN)
 
 
 def _audited(path: Path, genesis: bytes, start: bytes | None, *, beside: bool) -> tuple[bool, str]:

@@ -281,7 +281,7 @@ def committee(
         str | None, typer.Option("--colluding", metavar="SHARE", help="With --biscotti: the colluding stake.")
     ] = None,
     p: Annotated[
-        str | None, typer.Option("--p", metavar="CHANCE", help="With --biscotti: P(majority colludes), at most.")
+        str | None, typer.Option("--p", metavar="CHANCE", help="With --biscotti: P(majority colludes), below this.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -160,6 +160,13 @@ def test_committees_of_biscotti_against_scipy(share, risk):
     assert float(majority_risk(Fraction(share, 100), size)) == pytest.approx(binom.sf(size // 2, size, share / 100))
 
 
+def test_a_risk_that_is_just_met_is_not_below_it():
+    """Of three seats at a quarter: 3 (1/4)^2 3/4 + (1/4)^3 = 5/32."""
+    assert majority_risk(Fraction(1, 4), 3) == Fraction(5, 32)
+    assert committee_size(Fraction(1, 4), Fraction(5, 32)) == 4
+    assert committee_size(Fraction(1, 4), Fraction(5001, 32000)) == 3
+
+
 def test_the_chance_of_unmasking():
     assert unmasking_risk(Fraction(1, 2), 3) == Fraction(7, 64)
     assert unmasking_risk(Fraction(1, 2), 5) == Fraction(7, 256)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 from consensus_world import GENESIS, App, World, identity
 from simplex_bench import Bench, bench_led_by_others
@@ -11,7 +12,16 @@ from coterie.errors import LedgerError, OutputError
 from coterie.identity.vrf import VrfKey
 from coterie.ledger.blocks import MOST_RECORDS, MOST_RECORDS_BYTES
 from coterie.ledger.records import Record
-from coterie.ledger.shared import Accusation, Certificate, Evidence, FullSharedBlock, NewKey, Proposal, Vote
+from coterie.ledger.shared import (
+    Accusation,
+    Certificate,
+    CheckedBlock,
+    Evidence,
+    FullSharedBlock,
+    NewKey,
+    Proposal,
+    Vote,
+)
 from coterie.ledger.shared.changes import read, record
 from coterie.ledger.shared.votes import NO_BLOCK
 from coterie.protocols.consensus import Consensus, View, log, simplex, steps
@@ -63,6 +73,8 @@ def test_a_vote_that_is_not_in_the_log_leaves_in_no_certificate_either(worlds):
     other = next(node for node in world.nodes.values() if node is not victim)
     victim.disk.bomb = full
     world.until(lambda: not victim.machine.votes, 30)
+    here = victim.machine
+    answering(other.name, ConsensusPull(here.state.epoch, here.final, here.final + 1, ()))
     other.die()  # the rest is no quorum without the victim, and asks it
     world.wait(60)
     logged = {(entry.height, vote.kind) for entry in log.read(victim.disk, GENESIS).entries for vote in entry.votes}
@@ -79,12 +91,30 @@ def test_a_log_that_has_forgotten_what_became_final_is_not_lost():
     machine = bench.fresh()
     log.restore(machine, log.Log(GENESIS, 0, 0, 2, ()))
     machine.start()
+    assert machine.height == 3  # there nothing has been said
     bench.machine = machine
     did = bench.step(steps.Certified(bench.certificate(NAMES[:3], "final", 2, b"2" * 32)))
     assert bench.of(steps.Forgot, did) == []
     assert machine.votes
     did = bench.step(steps.Certified(bench.certificate(NAMES[:3], "block", 3, b"3" * 32)))
     assert bench.of(steps.Forgot, did) == [steps.Forgot()]  # this one it should know
+
+
+def test_a_vote_that_the_log_does_not_have_silences_for_two_epochs_over_restarts_too(worlds):
+    """The log was put back from a back-up. What else it does not have may be of the next epoch."""
+    world = worlds([1] * 4, seed=1, closing=50).begin()
+    world.until(lambda: world.progress() >= 1, 60)
+    victim = world.nodes["p0"]
+    state, height = victim.machine.state, victim.machine.height + 1
+    votes = [Vote.make(identity(name), GENESIS, state.epoch, height, "dummy") for name in NAMES[:3]]
+    shown = steps.Certified(Certificate.of(votes, state.voters, state.rule))
+    world.loop.call_soon(lambda: victim.consensus.step(shown))
+    world.wait(0)
+    assert not victim.machine.votes
+    victim.die()
+    victim.start()
+    assert not victim.machine.votes
+    assert log.read(victim.disk, GENESIS).start == state.epoch + 2
 
 
 def test_who_lost_its_log_is_no_witness_of_how_far_it_was(worlds):
@@ -99,6 +129,8 @@ def test_who_lost_its_log_is_no_witness_of_how_far_it_was(worlds):
     here = victim.machine.state.epoch
     for liar_or_late in ("p1", "p3"):
         victim.consensus.answered(liar_or_late, here)
+    assert victim.consensus.unheard() == ["p0"]
+    victim.consensus.answered("p0", here + 1)  # so there are later epochs, in which it may have voted
     assert victim.consensus._start is None
     victim.consensus.answered("p0", here)
     assert victim.consensus._start == here + 2
@@ -157,6 +189,17 @@ def test_evidence_does_not_make_a_full_block_too_long(short):
     assert sum(len(item.encode()) for item in [*beside, *shown]) <= MOST_RECORDS_BYTES
     assert len(shown) == min(short, 2) or short == 0
     assert all(read(item, GENESIS) for item in shown)
+
+
+def test_evidence_is_recorded_once_and_while_it_counts():
+    bench, evidence = Bench([1] * 4), {identity("p1").id: contradiction("p1")}
+    lock = bench.state.lock_epochs
+    for epoch, number in ((0, 1), (lock, 1), (lock + 1, 0)):
+        view = View(msgspec.structs.replace(bench.state, epoch=epoch), 1, ())
+        assert len(accusations(identity("p0"), view, evidence, 0)) == number
+    (shown,) = accusations(identity("p0"), View(bench.state, 1, ()), evidence, 0)
+    before = CheckedBlock(bench.block(1).block, (shown,), (read(shown, GENESIS),), b"")
+    assert accusations(identity("p0"), View(bench.state, 2, (before,)), evidence, 0) == []
 
 
 def test_a_leader_with_a_full_payload_and_a_liar_goes_on(worlds):
@@ -249,6 +292,10 @@ def test_a_leader_is_not_listened_to_for_ever(monkeypatch):
         with contextlib.suppress(LedgerError):
             bench.propose(FullSharedBlock(full.block, (b"x",)))
     assert len(looked) == 2
+    other = bench_led_by_others([1] * 4)
+    for time in range(5):  # good ones, of which the second shows what the leader is
+        other.propose(other.block(1, time=time))
+    assert len({full.block.id for _, full, _ in looked[2:]}) == 2
 
 
 def test_an_application_that_speaks_of_another_epochs_block_is_not_heard():

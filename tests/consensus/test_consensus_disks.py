@@ -1,10 +1,11 @@
 """One voter on real files, a SharedStore and a node's StateStore, among others in memory; killed, and damaged."""
 
 import pytest
-from consensus_world import GENESIS, Killed, World
+from consensus_world import GENESIS, Disk, Killed, World
+from simplex_bench import bench_led_by_others
 
 from coterie.ledger.shared import SharedStore
-from coterie.protocols.consensus import create
+from coterie.protocols.consensus import create, log, steps
 from coterie.runtime.node.store import StateStore
 from coterie.runtime.work.memory import Arena, SharedMemory
 
@@ -77,6 +78,26 @@ def test_killed_in_the_middle_of_a_write(made):
     before = world.progress()
     world.until(lambda: world.progress() >= before + 6, 60)
     assert all(node.consensus.evidence == {} for node in world.honest)
+
+
+def test_no_changed_byte_of_a_log_is_believed():
+    disk = Disk()
+    create(disk, GENESIS)
+    data = disk.get(log.KEY)
+    assert log.read(disk, GENESIS).genesis == GENESIS
+    assert log.read(disk, bytes(32)) is None  # of another federation
+    for changed in [*(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] for at in range(len(data))), data[:-1], b""]:
+        disk.put(log.KEY, changed)
+        assert log.read(disk, GENESIS) is None
+
+
+def test_a_restarted_voter_goes_on_at_the_height_that_it_had_come_to():
+    bench = bench_led_by_others([1] * 4, (1, 2))
+    bench.step(steps.Certified(bench.certificate(["p1", "p2", "p3"], "dummy", 1)))
+    machine = bench.fresh()
+    log.restore(machine, log.Log(GENESIS, 0, 0, 0, log.entries(bench.machine)))
+    machine.start()
+    assert machine.height == bench.machine.height == 2
 
 
 def test_a_damaged_log_is_no_log(made, tmp_path):

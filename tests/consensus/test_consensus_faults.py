@@ -10,6 +10,7 @@ from consensus_world import DELAY, App, World
 from coterie.errors import LedgerError, OutputError
 from coterie.ledger.shared import QuorumRule, Vote
 from coterie.protocols.consensus import Consensus, log
+from coterie.protocols.consensus.messages import ConsensusProposal, ConsensusVote
 
 
 @pytest.fixture
@@ -276,6 +277,22 @@ def test_a_ledger_that_was_mended_and_ends_earlier(worlds, seed):
     assert len(victim.machine.state.voters) == 4
 
 
+def test_a_ledger_that_was_mended_and_ends_before_the_logs_epoch(worlds):
+    """It votes in no epoch that the log has forgotten."""
+    world = worlds([1] * 4, seed=1, closing=2, pace=0.1).begin()
+    victim = world.nodes["p2"]
+    world.until(lambda: victim.machine.state.epoch >= 2, 60)
+    victim.die()
+    victim.ledger = type(victim.ledger)(world.charter, world.known)
+    victim.start()
+    assert log.read(victim.disk, world.charter.genesis).epoch >= 1
+    assert not victim.machine.votes
+    world.until(lambda: victim.machine.votes, 100)
+    before = world.progress()
+    world.until(lambda: world.progress() >= before + 3, 60)
+    assert all(node.consensus.evidence == {} for node in world.honest)
+
+
 def test_a_disk_that_is_full_silences_the_voter_and_the_others_go_on(worlds, caplog):
     world = worlds([1] * 4, seed=2, closing=4).begin()
     victim = world.nodes["p3"]
@@ -284,14 +301,14 @@ def test_a_disk_that_is_full_silences_the_voter_and_the_others_go_on(worlds, cap
     def full(when, count):
         raise OutputError("no room", where="the disk")
 
+    said, send = [], victim.peer.send_all
+    victim.peer.send_all = lambda whom, message: (said.append(message), send(whom, message))
     victim.disk.bomb = full
     world.until(lambda: not victim.machine.votes, 30)
     assert "abstains" in caplog.text
-    said = []
-    tell = victim.consensus._tell
-    victim.consensus._tell = lambda what, to: (said.append(what), tell(what, to))
     before = world.progress()
     world.until(lambda: world.progress() >= before + 2, 60)
+    assert not [message for message in said if isinstance(message, ConsensusVote | ConsensusProposal)]
     victim.disk.bomb = lambda when, count: None
     world.until(lambda: victim.machine.votes, 60)  # the next epoch
     world.until(lambda: world.progress() >= before + 12, 60)
@@ -315,6 +332,24 @@ def test_a_ledger_that_cannot_be_written_ends_the_run_and_blames_nobody(worlds):
     victim.task = None
     before = world.progress()
     world.until(lambda: world.progress() >= before + 3, 60)
+
+
+def test_a_ledger_that_cannot_keep_what_was_pulled_ends_the_run_and_blames_nobody(worlds):
+    world = worlds([1] * 4, seed=2).begin()
+    victim = world.nodes["p3"]
+    victim.die()
+    world.until(lambda: world.progress() >= 6, 60)
+
+    def write(rows, state):
+        raise LedgerError("no room")
+
+    victim.ledger._write = write
+    victim.start()
+    with pytest.raises(LedgerError, match="no room"):
+        world.until(lambda: False, 30)
+    assert not any(at == "p3" for at, _, _ in world.dropped)
+    victim.die()
+    victim.task = None
 
 
 def test_what_the_application_raises_ends_the_run(worlds):

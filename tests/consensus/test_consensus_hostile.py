@@ -100,6 +100,8 @@ def test_a_member_that_is_no_voter(hostile):
     guest = hostile.peer_named("guest")
     vote = ConsensusVote(hostile.vote(who=identity("guest")))
     assert hostile.say(vote, guest) == ["not a vote of this epoch's voters"]
+    hostile.say(ConsensusVote(hostile.vote(who=identity("guest"), epoch=1)), guest)
+    assert hostile.victim.consensus._early == {}  # nor will it vote in the next one
     guest.close()
 
 

@@ -113,6 +113,13 @@ def test_rule_4_the_timer_waits_for_the_application_but_not_where_a_third_does_n
     assert seconds(bench, did=bench.votes(["p2"], "dummy", 1)) == [3 * DELAY]
 
 
+@pytest.mark.parametrize("kind", ["stake", "two thirds"])
+def test_rule_4_exactly_a_third_starts_no_timer(kind):
+    bench = bench_led_by_others([1] * 6, rule=QuorumRule(kind))
+    assert seconds(bench, did=bench.votes(["p1", "p2"], "dummy", 1)) == []
+    assert seconds(bench, did=bench.votes(["p3"], "dummy", 1)) == [3 * DELAY]
+
+
 def test_rule_5_a_proposal_without_its_parent_or_a_dummy_is_refused():
     bench = bench_led_by_others(FOUR, range(1, 4))
     first = bench.block(1)
@@ -139,10 +146,40 @@ def test_rule_5_a_block_is_voted_for_once_its_parent_is_here():
     assert [judge.full for judge in bench.of(steps.Judge)] == [second]
 
 
+def test_rule_5_a_block_on_another_parent_than_the_certified_one_gets_no_vote():
+    """Of a height that has a certificate no second one is checked: what is in the proposal may be made up."""
+    bench = bench_led_by_others(FOUR, (1, 2))
+    shown, other = bench.block(1, time=1), bench.block(1, time=2)
+    bench.propose(shown)
+    bench.step(steps.Certified(bench.certificate(NAMES[1:], "block", 1, other.block.id)))
+    made_up = bench.certificate(["p3"], "block", 1, shown.block.id)
+    assert bench.told(did=bench.propose(bench.block(2, shown), made_up)) == []
+    assert bench.machine.height == 2
+
+
 def test_rule_5_a_fetched_block_that_nobody_asked_for_is_forgotten():
     bench = bench_led_by_others(FOUR)
     bench.step(steps.Fetched(bench.block(1)))
     assert bench.machine.tallies[1].blocks == {}
+
+
+def test_rule_5_a_draft_that_does_not_follow_what_is_final_by_now_is_made_anew():
+    bench = next(
+        bench
+        for bench in (Bench(FOUR, beacon=b"%d" % number) for number in range(1000))
+        if "p0" not in (bench.leader(1), bench.leader(2)) and bench.leader(3) == "p0"
+    )
+    first = bench.block(1)
+    second = bench.block(2, first)
+    bench.propose(first)
+    bench.votes(NAMES[1:], "block", 1, first.block.id)
+    bench.step(steps.Certified(bench.certificate(NAMES[1:], "dummy", 2)))
+    (draft,) = bench.of(steps.Draft, bench.step(steps.Due(3)))
+    assert draft.parent == first.block.id
+    bench.step(steps.Certified(bench.certificate(NAMES[1:], "final", 2, second.block.id)))  # two quorums, that lie
+    bench.step(steps.Fetched(second))
+    (draft,) = bench.of(steps.Draft, bench.step(steps.Drafted(bench.block(3, first))))
+    assert (draft.parent, bench.of(steps.Tell)) == (second.block.id, [])
 
 
 def test_rule_6_one_block_vote_a_height_for_the_first_proposal():
@@ -166,6 +203,17 @@ def test_rule_7_the_timer_fires_and_the_vote_is_repeated_while_stuck():
     assert seconds(bench, "resend") == [2 * DELAY]
     assert [vote.kind for vote in bench.told(did=bench.fire("resend", 1))] == ["dummy"]
     assert bench.of(steps.Stuck) == [steps.Stuck(1)]
+
+
+def test_rule_7_a_final_vote_is_repeated_while_its_block_is_not_final():
+    bench = bench_led_by_others(FOUR, (1, 2))
+    full = bench.block(1)
+    bench.propose(full)
+    bench.votes(["p1", "p2"], "block", 1, full.block.id)
+    bench.step(steps.Due(2))
+    bench.fire("height")
+    told = bench.told(did=bench.fire("resend", 1))
+    assert [(vote.kind, vote.height) for vote in told] == [("final", 1), ("dummy", 2)]
 
 
 def test_rule_7_a_block_is_still_voted_for_after_the_timer():
@@ -207,6 +255,14 @@ def test_rule_8_the_certificate_goes_to_those_who_have_not_shown_that_they_know(
     assert (relay.what.kind, sorted(told)) == ("block", ["p2", "p3"])
 
 
+def test_rule_8_eight_voters_tell_each_and_then_all_others():
+    bench = bench_led_by_others([1] * 12, (1, 2))
+    bench.step(steps.Certified(bench.certificate(bench.names[1:], "dummy", 1)))
+    (first,), (rest,) = (bench.of(steps.Tell, bench.fire("relay", stage)) for stage in (0, 1))
+    assert len(first.to) == 8
+    assert sorted(first.to + rest.to) == [place for place in range(12) if place != bench.machine.place]
+
+
 def test_rule_9_a_quorum_of_final_votes_makes_ancestors_final():
     bench = bench_led_by_others(FOUR, (1, 2, 3))
     first = bench.block(1)
@@ -218,6 +274,14 @@ def test_rule_9_a_quorum_of_final_votes_makes_ancestors_final():
     (final,) = bench.of(steps.Final, bench.votes(NAMES[1:], "final", 2, second.block.id))
     assert final.blocks == (first, second)
     assert (bench.machine.final, bench.machine.tallies.keys() & {1, 2}) == (2, set())
+
+
+def test_rule_9_one_voter_alone_enters_the_next_height_once():
+    bench = Bench([1])
+    bench.step(steps.Due(1))
+    bench.step(steps.Drafted(bench.block(1)))
+    assert (bench.machine.final, bench.machine.height) == (1, 2)
+    assert [ask.view.height for ask in bench.of(steps.AskDue)] == [2]
 
 
 def test_rule_10_never_a_dummy_after_a_final_vote_nor_the_other_way():

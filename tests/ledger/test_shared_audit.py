@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_worlds import ANN, BOB, GENESIS, GENESIS_RECORD, OTHER_GENESIS
 from shared_worlds import PEERS, VRF, Writer, certified, charter, note
+from test_audit import reindexed
 
 from coterie.errors import LedgerError
 from coterie.ledger import LedgerStore, Record, audit
 from coterie.ledger.kinds import ROUNDS, Privacy
 from coterie.ledger.shared import (
     Accusation,
+    Charter,
     Evidence,
     Finality,
     FullSharedBlock,
@@ -149,6 +151,13 @@ def test_who_vouches_for_the_start(tmp_path, sound):
     assert audit_shared(tmp_path / "nameless", GENESIS, START.id).fault is None
     SharedStore(tmp_path / "usurped", charter(founder=BOB), GENESIS_RECORD).close()
     assert "founder" in audit_shared(tmp_path / "usurped", GENESIS).fault.what
+    own = Record.make(BOB, "genesis", {"name": "digits"}, time=1)  # Bob is the founder of something else
+    usurped = (charter(founder=BOB).encode(), own.encode())
+    moved = (Charter.make(ANN, OTHER_GENESIS, START.voters, START.beacon).encode(), GENESIS_RECORD.encode())
+    for start, founding in (usurped, moved):
+        path = shutil.copyfile(sound, tmp_path / "another")
+        run(path, ("UPDATE federation SET start = ?, founding = ?", (start, founding)))
+        assert "not this federation's" in audit_shared(path, GENESIS).fault.what
     SharedStore(tmp_path / "joined", START.checkpoint, GENESIS_RECORD).close()
     with pytest.raises(LedgerError, match="bears no signature"):
         audit_shared(tmp_path / "joined", GENESIS)
@@ -334,6 +343,18 @@ def test_a_chain_in_use_is_audited_with_its_log(tmp_path):
         for number, (blocks, finality) in enumerate(BATCHES, 1):
             store.add(blocks, finality)
             assert audit_shared(path, GENESIS).certificates == number
+
+
+def test_an_index_that_hides_an_empty_block(tmp_path):
+    """No other table says anything of that block."""
+    writer, path = Writer(START.checkpoint), tmp_path / "shared.sqlite"
+    with SharedStore(path, START, GENESIS_RECORD) as store:
+        for _ in range(3):
+            store.add(*writer.write())
+    reindexed(path, range(2))
+    found = audit_shared(path, GENESIS)
+    assert found.blocks == 2
+    assert "structure" in found.fault.what
 
 
 def test_a_joiners_chain_is_audited_from_its_checkpoint(tmp_path, sound):

@@ -76,6 +76,17 @@ def test_a_start_is_pinned(folder):
     assert (done.exit_code, "not the id of a start" in done.stderr) == (1, True)
 
 
+def test_a_start_is_not_passed_over_where_there_is_no_shared_chain(folder, tmp_path):
+    """A ledger of another kind in its place is no chain that begins with it, sound as it may be."""
+    path = shutil.copyfile(folder / "ledger.sqlite", tmp_path / "shared.sqlite")
+    for where in (path, tmp_path, folder / "ledger.sqlite"):
+        assert call("audit", where, "--genesis", GENESIS.hex()).exit_code == 0
+        done = call("audit", where, "--genesis", GENESIS.hex(), "--start", START.id.hex())
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "no shared chain" in done.stderr
+    assert call("audit", folder, "--genesis", GENESIS.hex(), "--start", START.id.hex()).exit_code == 0
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"seats": tuple(sorted(peer.id for peer in PEERS[:4]))}, {"role": "verifier"}, {"most": 1}],

@@ -10,7 +10,15 @@ from shared_worlds import BEACON, BY_ID, PEERS, VRF, Writer, certified, charter,
 from coterie.errors import LedgerError
 from coterie.identity import vrf_output
 from coterie.ledger import Record
-from coterie.ledger.shared import Certificate, Finality, FullSharedBlock, SharedChain, Signatures
+from coterie.ledger.shared import (
+    Certificate,
+    Finality,
+    FullSharedBlock,
+    SharedChain,
+    Signatures,
+    Voters,
+    check_block,
+)
 from coterie.ledger.shared.blocks import LAST_OPEN
 
 replace = msgspec.structs.replace
@@ -57,8 +65,9 @@ def test_what_does_not_follow_is_refused():
     refused(chain, [second], writer.finality(second), "does not follow")
     refused(chain, [first], writer.finality(second), "does not make it final")
     refused(chain, [first, second], writer.finality(first), "does not make it final")
-    astray = writer.block(parent_height=0, parent=first.block.id)
-    refused(after, [astray], writer.finality(astray), "does not follow")
+    for parent_height, parent in ((0, first.block.id), (1, second.block.id)):
+        astray = writer.block(parent_height=parent_height, parent=parent)
+        refused(after, [astray], writer.finality(astray), "does not follow")
 
 
 def test_a_block_of_another_epoch_or_federation_is_refused():
@@ -119,6 +128,16 @@ def test_a_checked_block_with_other_records_is_not_taken_for_checked():
         writer.chain.extend([FullSharedBlock(replace(full.block, signature=bytes(64)), full.records)], finality, known)
 
 
+def test_a_checked_block_is_not_taken_for_checked_in_another_state():
+    start, known = charter().checkpoint, Signatures()
+    full = Writer(start).block(closes=True)
+    check_block(start, full, known)
+    keys = {full.block.proposer: VRF[PEERS[-1].id].public}
+    voters = Voters(tuple(replace(voter, vrf=keys.get(voter.key, voter.vrf)) for voter in start.voters.members))
+    with pytest.raises(LedgerError, match="proof"):
+        check_block(replace(start, voters=voters), full, known)
+
+
 def test_a_closing_block_needs_its_proposers_proof():
     start = charter().checkpoint
     leader = BY_ID[start.leader(1)]
@@ -159,6 +178,17 @@ def test_a_tail_follows_the_closing_block_that_it_names(what):
     headers = (closing.block, tail.block, *(full.block for full in more))
     finality = replace(writer.finality(closing, *(more or [tail])), headers=headers)
     refused(writer.chain, [first], finality, "not follow the block that closed")
+
+
+def test_a_tail_follows_a_block_that_closes_and_is_of_its_heights_leader():
+    writer = Writer(charter().checkpoint)
+    open_block = writer.block()
+    tail = writer.block(closed=open_block.block.id)
+    refused(writer.chain, [open_block], writer.finality(open_block, tail), "not follow the block that closed")
+    writer = Writer(charter().checkpoint)
+    closing = writer.block(closes=True)
+    tail = writer.block(proposer=next(peer for peer in PEERS[:4] if peer.id != writer.state.leader(2)))
+    refused(writer.chain, [closing], writer.finality(closing, tail), "not the leader")
 
 
 def test_a_block_that_says_it_follows_a_closing_one_is_in_no_chain():

@@ -241,6 +241,17 @@ def test_malformed_records_are_refused(match):
         changes.read(BAD[match], GENESIS)
 
 
+def test_a_newcomers_consent_is_to_everything_that_the_record_says():
+    joins, takes = Join.make(E, GENESIS, VRF[E.id].public, 1, 2), NewKey.make(E, GENESIS, A.id, VRF[E.id].public, 2)
+    for says, author in ((joins, ANN), (takes, A)):
+        assert changes.read(changes.record(author, says, time=1), GENESIS)
+        for changed in ({"vrf": VRF[D.id].public}, {"until": 3}, {"key": D.id}):
+            with pytest.raises(LedgerError, match="has not agreed"):
+                changes.read(changes.record(author, msgspec.structs.replace(says, **changed), time=1), GENESIS)
+    with pytest.raises(LedgerError, match="has not agreed"):  # to take the seat of another
+        changes.read(changes.record(B, msgspec.structs.replace(takes, old=B.id), time=1), GENESIS)
+
+
 def test_records_of_other_kinds_change_nothing():
     assert changes.read(Record.make(A, "note", {}, time=1), GENESIS) is None
 

@@ -2,9 +2,11 @@
 
 import hashlib
 
+import pytest
 from ledger_worlds import GENESIS
 from shared_worlds import PEERS
 
+from coterie.errors import LedgerError
 from coterie.identity import Identity, VrfKey
 from coterie.ledger.blocks import MOST_RECORDS, MOST_RECORDS_BYTES
 from coterie.ledger.shared import (
@@ -49,6 +51,15 @@ def test_blocks():
     assert len(full.encode()) <= full.most_bytes <= MOST_BATCH_BYTES
 
 
+def test_records_of_a_byte_too_many():
+    """The decoder bounds each record, and how many there are; what they have together is checked with their root."""
+    records = tuple(bytes(1 << 16) for _ in range(MOST_RECORDS_BYTES >> 16))
+    FullSharedBlock(longest_block(records=records), records).check_root()
+    records = (*records, b"!")
+    with pytest.raises(LedgerError, match="too long"):
+        FullSharedBlock(longest_block(records=records), records).check_root()
+
+
 def test_what_makes_a_block_final():
     assert Certificate.decode(LONGEST.encode()) == LONGEST
     headers = tuple(longest_block(FAR - MOST_HEADERS + n, FAR - MOST_HEADERS + n - 1) for n in range(MOST_HEADERS))
@@ -86,7 +97,7 @@ def test_checkpoints():
     many = Voters.of(Voter(peer.id, vrf, 1 << 48) for peer in peers)
     assert Voters.decode(many.encode()) == many
     keys = sorted(hashlib.sha256(b"%d" % n).hexdigest() for n in range(MOST_LOCKED))
-    locked = tuple(Locked(key, 1 << 48, key, FAR) for key in keys)
+    locked = tuple(Locked(key, 1 << 48, PEER.id, FAR) for key in keys)
     state = Checkpoint(GENESIS, QuorumRule("two thirds", 1024), 1 << 20, FAR, bytes(32), bytes(32), many, many, locked)
     assert Checkpoint.decode(state.encode()) == state
     assert Checkpoint.restore(state.summary, {many.hash: many}) == state

@@ -187,6 +187,8 @@ def test_proofs_of_records(ledger, chain):
         bare = msgspec.structs.replace(proof.finality.certificate, votes=proof.finality.certificate.votes[:1])
         forged = msgspec.structs.replace(proof, finality=msgspec.structs.replace(proof.finality, certificate=bare))
         assert not forged.proves(wanted, state)
+        unsigned = msgspec.structs.replace(proof, block=msgspec.structs.replace(proof.block, signature=bytes(64)))
+        assert not unsigned.proves(wanted, state)
     with pytest.raises(LedgerError, match="no final block"):
         ledger.proof(bytes(32))
 

@@ -10,9 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from ledger_worlds import GENESIS_RECORD
-from shared_worlds import Writer, charter, written
+from shared_worlds import Writer, charter, note, written
 from torn_files import PAGE, change_bytes, copied, lose_end, lose_page
 
 from coterie.errors import LedgerError
@@ -20,6 +21,7 @@ from coterie.ledger.shared import SharedChain, SharedMemory, SharedStore, Signat
 from coterie.ledger.shared.ledger import Row
 
 START = charter()
+replace = msgspec.structs.replace
 WRITER = Path(__file__).with_name("shared_writer.py")
 KNOWN = Signatures()
 
@@ -134,16 +136,19 @@ def test_any_bytes_are_changed(sound, tmp_path, seed):
         assert error.remedy
 
 
-@pytest.mark.parametrize("table", ["checkpoints", "voters", "blocks"])
+@pytest.mark.parametrize("table", ["checkpoints", "last checkpoint", "voters", "changed voters", "founding", "blocks"])
 def test_what_belongs_to_the_present_epoch_is_remade(sound, tmp_path, table):
     path = copied(sound[0], tmp_path / "copy")
     changed = {
         "checkpoints": "UPDATE checkpoints SET data = zeroblob(40) WHERE epoch = 8",
+        "last checkpoint": "DELETE FROM checkpoints WHERE epoch = 8",
         "voters": "DELETE FROM voters",
+        "changed voters": ("UPDATE voters SET data = ?", (charter((9, 9, 9, 9)).voters.encode(),)),
+        "founding": ("UPDATE federation SET founding = ?", (note(1).encode(),)),
         "blocks": "DELETE FROM blocks WHERE seq = (SELECT max(seq) FROM blocks)",
     }
     with sqlite3.connect(path) as db:
-        db.execute(changed[table])
+        db.execute(*([changed[table]] if isinstance(changed[table], str) else changed[table]))
     db.close()
     with opened(path) as store:
         assert store.damage is not None
@@ -152,8 +157,22 @@ def test_what_belongs_to_the_present_epoch_is_remade(sound, tmp_path, table):
         check_kept(store, sound[1], all_blocks(sound[1])[-1].encode())
 
 
-def test_a_last_block_that_nothing_makes_final_is_not_kept(tmp_path):
-    """As no writer leaves it: its row says that a later one makes it final, and there is none."""
+def test_what_is_filed_as_something_else_is_damage(sound, tmp_path):
+    path = copied(sound[0], tmp_path / "copy")
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE checkpoints SET data = (SELECT data FROM checkpoints WHERE epoch = 2) WHERE epoch = 3")
+        db.execute("UPDATE places SET position = 1 - position WHERE epoch = 0 AND height = 1")
+    db.close()
+    with opened(path) as store:
+        assert store.damage is None  # what is older than the present epoch is looked at when it is asked for
+        for asked in (lambda: store.checkpoint(3), lambda: store.record(note(0, 900).id)):
+            with pytest.raises(LedgerError, match=r"another epoch|not in its place"):
+                asked()
+
+
+@pytest.mark.parametrize("certified", ["nothing", "by too few"])
+def test_a_last_block_that_nothing_makes_final_is_not_kept(tmp_path, certified):
+    """As no writer leaves it: its row says that a later one makes it final, and there is none; or a quorum is not."""
     path = tmp_path / "shared.sqlite"
     writer = Writer(START.checkpoint)
     with opened(path) as store:
@@ -162,7 +181,10 @@ def test_a_last_block_that_nothing_makes_final_is_not_kept(tmp_path):
         store.add(*writer.write())
     with sqlite3.connect(path) as db:
         ((data,),) = db.execute("SELECT data FROM blocks ORDER BY seq DESC LIMIT 1").fetchall()
-        db.execute("UPDATE blocks SET data = ? WHERE data = ?", (Row(Row.decode(data).full, None).encode(), data))
+        row = Row.decode(data)
+        few = replace(row.finality.certificate, votes=row.finality.certificate.votes[:2])
+        finality = None if certified == "nothing" else replace(row.finality, certificate=few)
+        db.execute("UPDATE blocks SET data = ? WHERE data = ?", (Row(row.full, finality).encode(), data))
     db.close()
     with opened(path) as store:
         assert store.damage is not None

@@ -18,6 +18,7 @@ from coterie.ledger.shared import (
     Evidence,
     Finality,
     FullSharedBlock,
+    Locked,
     Proposal,
     QuorumRule,
     SharedBlock,
@@ -114,6 +115,13 @@ def test_what_was_checked_as_a_vote_is_not_checked_again_in_a_certificate(monkey
         bad.check(GENESIS, VOTERS, QuorumRule(), known)
     monkeypatch.delattr("coterie.ledger.shared.signatures.verify")
     good.check(GENESIS, VOTERS, QuorumRule(), known)
+
+
+def test_what_was_checked_for_one_purpose_is_not_taken_for_checked_for_another():
+    known, content = Signatures(), b"anything"
+    signature = PEERS[0].sign("vote", content)
+    assert known.verify(PEERS[0].id, "vote", content, signature)
+    assert not known.verify(PEERS[0].id, "shared block", content, signature)
 
 
 def blocks():
@@ -243,6 +251,38 @@ def test_a_checkpoints_id_covers_everything():
         {"following": VOTERS},
     ]
     assert len({state.id, *(replace(state, **change).id for change in changes)}) == 9
+
+
+def test_a_checkpoint_whose_heirs_lead_round_in_circles_is_refused():
+    """Evidence against one of them would be passed on for ever: by who joins with it, and by its auditor."""
+    one, two, three = sorted(peer.id for peer in PEERS[4:7])
+
+    def decoded(*heirs):
+        locked = tuple(Locked(key, 0, heir, 9) for key, heir in zip((one, two, three), heirs, strict=True))
+        return Checkpoint.decode(replace(charter().checkpoint, locked=locked).encode())
+
+    assert len(decoded(two, three, PEERS[0].id).locked) == len(decoded(three, "", two).locked) == 3
+    for heirs in ((two, one, ""), (two, three, one), ("", two, one)):
+        with pytest.raises(LedgerError, match="circles"):
+            decoded(*heirs)
+
+
+def test_a_checkpoint_out_of_order_is_refused():
+    state = charter().checkpoint
+    turned = Voters(state.voters.members[::-1])
+    one, two = (Locked(peer.id, 1, "", 9) for peer in PEERS[4:6])
+    for changed in ({"voters": turned}, {"following": turned}, {"locked": (one, one)}):
+        with pytest.raises(LedgerError, match="named twice"):
+            Checkpoint.decode(replace(state, **changed).encode())
+    orders = ((one, two), (two, one))
+    assert sorted(_decodes(replace(state, locked=locked)) for locked in orders) == [False, True]
+
+
+def _decodes(state) -> bool:
+    try:
+        return Checkpoint.decode(state.encode()) == state
+    except LedgerError:
+        return False
 
 
 DECODERS = [

@@ -106,9 +106,11 @@ def test_what_lies_beside_the_chain_counts(copy):
 def test_a_start_is_asked_for_of_a_chain_alone(copy):
     _, folder, genesis = copy
     good = Charter.decode((folder / "charter").read_bytes()).id.hex()
-    assert audit(folder / "chain.sqlite", genesis, "--start", good).exit_code == 0
+    assert ", the one beside it." in audit(folder / "chain.sqlite", genesis).stdout
+    done = audit(folder / "chain.sqlite", genesis, "--start", good)
+    assert (done.exit_code, "the one asked for" in done.stdout) == (0, True)
     assert audit(folder / "chain.sqlite", genesis, "--start", "00" * 32).exit_code == 1
-    assert audit(folder, genesis, "--start", "00" * 32).exit_code == 0
+    assert "no shared chain" in audit(folder, genesis, "--start", "00" * 32).stderr
     assert audit(folder, "00" * 32).exit_code == 1
 
 

@@ -256,8 +256,8 @@ class _Seen:
         return int(number)
 
 
-def describe_shared(result: SharedAudit) -> str:
-    """An audit in words, for a terminal."""
+def describe_shared(result: SharedAudit, vouched: str = "signed by the federation's founder") -> str:
+    """An audit in words, for a terminal. ``vouched``: why its start is believed where that was not asked for."""
     fault, chain, last = result.fault, result.chain, result.last
     verdict = "is sound." if fault is None else f"is NOT sound.\nThe first fault is in {fault.where}: {fault.what}."
     lines = [
@@ -267,7 +267,7 @@ def describe_shared(result: SharedAudit) -> str:
     ]
     if result.start is not None:
         kind = "charter" if isinstance(result.start, Charter) else "checkpoint"
-        why = "the one asked for" if result.pinned else "signed by the federation's founder"
+        why = "the one asked for" if result.pinned else vouched
         lines.append(f"It starts from the {kind} {result.start.id.hex()}, {why}.")
     if chain is not None:
         state = chain.state

@@ -13,7 +13,7 @@ chain itself finds that out; a later checkpoint's id does.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated
 
@@ -73,6 +73,8 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         keys = [locked.key for locked in found.locked]
         if keys != sorted(set(keys)):
             raise LedgerError("locked keys are not in order, or named twice")
+        if _in_circles(found.locked):
+            raise LedgerError("the heirs of locked keys lead round in circles")
         return found
 
     def encode(self) -> bytes:
@@ -197,6 +199,15 @@ def state_of(start: Charter | Checkpoint) -> Checkpoint:
 def next_beacon(beacon: bytes, output: bytes) -> bytes:
     """The next epoch's beacon, from this one's and the output of the closing proposer's random function (64 bytes)."""
     return hashlib.sha256(_BEACON + beacon + output).digest()
+
+
+def _in_circles(locked: Iterable[Locked]) -> bool:
+    """Whether who follows keys to their heirs might never come to an end."""
+    heirs = {entry.key: entry.heir for entry in locked}
+    while ends := [key for key, heir in heirs.items() if heir not in heirs]:
+        for key in ends:
+            del heirs[key]
+    return bool(heirs)
 
 
 _charter = msgspec.msgpack.Decoder(Charter)

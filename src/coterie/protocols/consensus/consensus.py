@@ -28,6 +28,7 @@ from coterie.ledger.shared import (
     CheckedBlock,
     Evidence,
     FullSharedBlock,
+    NotWritten,
     Proposal,
     SharedLedger,
     Vote,
@@ -135,7 +136,12 @@ class Consensus:
     def receive(self, batch: Batch) -> bool:
         """Final blocks from another peer; whether they were new. Raises LedgerError for what is no good."""
         epoch = self.machine.state.epoch
-        checked = self.ledger.receive(batch)
+        try:
+            checked = self.ledger.receive(batch)
+        except NotWritten as error:
+            self.machine.over = True
+            self._fail(error)
+            return False
         self._guard(partial(self._finalised, checked))  # what goes wrong from here on is not the sender's fault
         if self.ledger.chain.state.epoch > epoch:
             self._next_epoch()

@@ -67,7 +67,7 @@ class Simplex(Voting):
         return self._done()
 
     def step(self, event: steps.Event) -> list[steps.Action]:
-        """What follows from an event. Raises LedgerError for what no honest peer sends; nothing is then changed."""
+        """What follows from an event. Raises LedgerError for what no honest peer sends; nothing is then to be done."""
         self._out = []
         if self.over:
             return []

@@ -38,13 +38,14 @@ def audit_training(chain: Path, federation: bytes, start: bytes | None = None) -
     try:
         contract, charter = _beginning(chain, federation)
         result = audit_shared(chain, charter.genesis, start or charter.id, judge)
+        result.pinned = start is not None
     except LedgerError as error:
         return False, f"The training's chain is NOT sound: {printable(error.what)}."
     merged = f"{counted(judge.merges, 'merge')} of {counted(judge.models, 'check-in')}."
     convened = f"Convened by {short_name(charter.founder)} {charter.founder}, who has signed its charter."
     return (
         result.fault is None,
-        f"The training {printable(contract)!r}. {convened}\n{merged}\n{describe_shared(result)}",
+        f"The training {printable(contract)!r}. {convened}\n{merged}\n{describe_shared(result, 'the one beside it')}",
     )
 
 
