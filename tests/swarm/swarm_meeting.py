@@ -7,6 +7,7 @@ waited for. Merges are weighted means in float64.
 import asyncio
 import hashlib
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 
@@ -120,6 +121,14 @@ class Member:
             self.meeting.members.remove(self)
             self.meeting.closed_with.append(figures)
         self.meeting.look()
+
+
+def until(condition):
+    """Wait for what another thread brings about."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.001)
 
 
 def digest(vector):

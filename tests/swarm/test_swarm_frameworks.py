@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
-from swarm_meeting import Meeting, digest, together
+from swarm_meeting import Meeting, digest, together, until
 from torch import nn
 
 import coterie
@@ -141,8 +141,7 @@ def test_sites_with_other_models_are_told():
             swarm.on_train_begin()
 
     def late():
-        while meeting.layout is None:
-            pass
+        until(lambda: meeting.layout is not None)
         other()
         meeting.size = 1
         pytorch(1, meeting.session(), 1)
@@ -175,8 +174,7 @@ def test_a_late_site_starts_from_the_last_merge():
     meeting = Meeting(1)
 
     def late():
-        while meeting.rounds < 2:
-            pass
+        until(lambda: meeting.rounds >= 2)
         seen = []
         model = nn.Linear(64, 10)
         swarm = coterie.SwarmCallback(5, 1, model=model, session=meeting.session())
