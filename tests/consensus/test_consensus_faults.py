@@ -8,6 +8,7 @@ from consensus_liars import DoubleVoter, Picky, SilentLeader, Splitter
 from consensus_world import DELAY, App, World
 
 from coterie.errors import LedgerError, OutputError
+from coterie.ledger import StoreError
 from coterie.ledger.shared import QuorumRule, Vote
 from coterie.protocols.consensus import Consensus, log
 from coterie.protocols.consensus.messages import ConsensusProposal, ConsensusVote
@@ -341,7 +342,7 @@ def test_a_ledger_that_cannot_keep_what_was_pulled_ends_the_run_and_blames_nobod
     world.until(lambda: world.progress() >= 6, 60)
 
     def write(rows, state):
-        raise LedgerError("no room")
+        raise StoreError("no room")
 
     victim.ledger._write = write
     victim.start()

@@ -4,6 +4,7 @@ from coterie.ledger.audit import Audit, ChainCount, Fault, audit, describe
 from coterie.ledger.blocks import Block, BlockId, Equivocation, FullBlock, Proof
 from coterie.ledger.catchup import Batch, Head, Known, Received, Request, requests, take
 from coterie.ledger.chain import BadRecord, extend
+from coterie.ledger.formats import StoreError
 from coterie.ledger.null import Ledger, NullLedger
 from coterie.ledger.peer_ledger import PeerLedger
 from coterie.ledger.records import Record, RecordId, canonical
@@ -32,6 +33,7 @@ __all__ = [
     "requests",
     "take",
     "LedgerStore",
+    "StoreError",
     "Damage",
     "Audit",
     "ChainCount",

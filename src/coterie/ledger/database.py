@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from coterie.errors import LedgerError
-from coterie.ledger.formats import FAULTS, Damaged, Format, connect, make, require_tables, translated
+from coterie.ledger.formats import FAULTS, Damaged, Format, StoreError, connect, make, require_tables, translated
 
 T = TypeVar("T")
 
@@ -165,6 +165,6 @@ def _locked(path: Path) -> int:
     return lock
 
 
-def _refused(error: OSError, path: Path) -> LedgerError:
+def _refused(error: OSError, path: Path) -> StoreError:
     remedy = "Check that its folder is there, may be written by this user, and has room."
-    return LedgerError(f"the ledger cannot be opened: {error.strerror or error}", where=str(path), remedy=remedy)
+    return StoreError(f"the ledger cannot be opened: {error.strerror or error}", where=str(path), remedy=remedy)

@@ -21,7 +21,11 @@ FAULTS = (sqlite3.Error, UnicodeDecodeError)
 """What the module sqlite3 raises. The second one for a message that quotes a damaged file."""
 
 
-class Damaged(LedgerError):
+class StoreError(LedgerError):
+    """The file here cannot be read or written: this peer's own trouble, whoever sent what it was to keep."""
+
+
+class Damaged(StoreError):
     """The file is not as it was written."""
 
 
@@ -111,22 +115,22 @@ def require_tables(db: sqlite3.Connection, path: Path, form: Format, genesis: by
         )
 
 
-def translated(error: Exception, path: Path) -> LedgerError:
+def translated(error: Exception, path: Path) -> StoreError:
     """What SQLite's error means for a ledger, and what to do about it."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
     where = str(path)
     if primary == sqlite3.SQLITE_FULL:
         remedy = "Free some space and go on. What was written before is kept; this last record was not."
-        return LedgerError("no room is left for the ledger", where=where, remedy=remedy)
+        return StoreError("no room is left for the ledger", where=where, remedy=remedy)
     if primary == sqlite3.SQLITE_IOERR:
         remedy = "Look at free space, quota, limits and the disk's health, then go on. What was written before is kept."
-        return LedgerError(f"the ledger cannot be read or written: {error}", where=where, remedy=remedy)
+        return StoreError(f"the ledger cannot be read or written: {error}", where=where, remedy=remedy)
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return LedgerError("another program uses the ledger", where=where, remedy="Stop it, or wait for it.")
+        return StoreError("another program uses the ledger", where=where, remedy="Stop it, or wait for it.")
     if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         remedy = "Check that the file and its folder are there and may be written by this user."
-        return LedgerError(f"the ledger cannot be opened: {error}", where=where, remedy=remedy)
+        return StoreError(f"the ledger cannot be opened: {error}", where=where, remedy=remedy)
     return Damaged(f"the ledger's file is damaged ({error})", where=where, remedy=OPEN_AGAIN)
 
 

@@ -95,6 +95,25 @@ def test_chains_come_to_those_who_ask(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_a_full_disk_here_is_not_the_others_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def work(ann: Site, bob: Site, cyd: Site) -> None:
+        pages = bob.store._db.execute("PRAGMA page_count").fetchone()[0]
+        bob.store._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite says that the disk is full
+        for number in range(200):
+            ann.own.append("model", {"round": number})
+        for _ in range(3):
+            await bob.chains.pull(ann.identity.id)
+        assert bob.refused == 0
+        assert sum("no room is left" in line for line in caplog.messages) == 1, "it is said once"
+        bob.store._db.execute("PRAGMA max_page_count = 10000")
+        await bob.chains.pull(ann.identity.id)
+        head = bob.store.head(ann.identity.id)
+        assert head is not None
+        assert head.height == 199
+
+    run(tmp_path, work)
+
+
 def test_a_node_that_lost_the_end_of_its_chain_gets_it_back(tmp_path: Path) -> None:
     async def work(ann: Site, bob: Site, cyd: Site) -> None:
         ann.own.append("model", {"round": 0})

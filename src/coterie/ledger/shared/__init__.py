@@ -17,7 +17,7 @@ from coterie.ledger.shared.chain import CheckedBlock, SharedChain, check_block
 from coterie.ledger.shared.changes import Accusation, Change, Join, Leave, NewKey, Removal
 from coterie.ledger.shared.charter import Charter, Checkpoint, Locked, next_beacon
 from coterie.ledger.shared.evidence import Evidence
-from coterie.ledger.shared.ledger import Batch, FinalProof, NotWritten, SharedLedger
+from coterie.ledger.shared.ledger import Batch, FinalProof, SharedLedger
 from coterie.ledger.shared.memory import SharedMemory
 from coterie.ledger.shared.signatures import Signatures
 from coterie.ledger.shared.store import SharedDamage, SharedStore
@@ -50,7 +50,6 @@ __all__ = [
     "Removal",
     "Accusation",
     "SharedLedger",
-    "NotWritten",
     "SharedMemory",
     "SharedStore",
     "SharedDamage",

@@ -100,10 +100,6 @@ class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
 MOST_ROW_BYTES = MOST_FULL_BYTES + MOST_FINALITY_BYTES + 16
 
 
-class NotWritten(LedgerError):
-    """What is sound could not be kept: this peer's own trouble, whoever sent it."""
-
-
 class SharedLedger(ABC):
     """A shared chain, from its charter or a checkpoint to the last final block."""
 
@@ -120,23 +116,20 @@ class SharedLedger(ABC):
     def add(self, blocks: Sequence[FullSharedBlock], finality: Finality) -> tuple[CheckedBlock, ...]:
         """Add the blocks that follow, of one epoch, the last one final; returns what is in them.
 
-        In a file they are on disk when this returns. Raises LedgerError, NotWritten for a disk that is full; nothing is
-        then added.
+        In a file they are on disk when this returns. Raises LedgerError, StoreError where the disk is full; nothing
+        is then added.
         """
         chain, found = self._chain.extend(blocks, finality, self.known)
         rows = [Row(full, None) for full in blocks[:-1]] + [Row(blocks[-1], finality)]
         closed = chain.state.epoch > self._chain.state.epoch
-        try:
-            self._write(list(zip(rows, found, strict=True)), chain.state if closed else None)
-        except LedgerError as error:
-            raise NotWritten(error.what, where=error.where, remedy=error.remedy) from error
+        self._write(list(zip(rows, found, strict=True)), chain.state if closed else None)
         self._chain = chain
         return found
 
     def receive(self, batch: Batch) -> tuple[CheckedBlock, ...]:
         """Add what is new of another peer's answer; returns what is in it.
 
-        Raises LedgerError for anything wrong with it, the sender's fault, and NotWritten for a disk that is full.
+        Raises LedgerError for anything wrong with it, the sender's fault, and StoreError where the disk is full.
         """
         new = [full for full in batch.blocks if self._is_new(full.block)]
         return self.add(new, batch.finality) if new else ()

@@ -21,6 +21,7 @@ from typing import TypeAlias
 from coterie.errors import LedgerError, MessageError, OutputError
 from coterie.identity import PeerId as Key
 from coterie.identity import short_name
+from coterie.ledger import StoreError
 from coterie.ledger.shared import (
     Accusation,
     Batch,
@@ -28,7 +29,6 @@ from coterie.ledger.shared import (
     CheckedBlock,
     Evidence,
     FullSharedBlock,
-    NotWritten,
     Proposal,
     SharedLedger,
     Vote,
@@ -138,7 +138,7 @@ class Consensus:
         epoch = self.machine.state.epoch
         try:
             checked = self.ledger.receive(batch)
-        except NotWritten as error:
+        except StoreError as error:
             self.machine.over = True
             self._fail(error)
             return False

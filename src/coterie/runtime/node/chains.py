@@ -16,7 +16,7 @@ import msgspec
 
 from coterie.errors import LedgerError, MessageError
 from coterie.identity import PeerId, short_name
-from coterie.ledger import Equivocation, FullBlock, Head, LedgerStore, PeerLedger, Record, Request, requests
+from coterie.ledger import Equivocation, FullBlock, Head, LedgerStore, PeerLedger, Record, Request, StoreError, requests
 from coterie.network import Message, message
 from coterie.protocols import Peer
 from coterie.protocols.allowance import Allowance
@@ -71,6 +71,8 @@ class Chains:
         self._evidence: dict[PeerId, Equivocation] = {}
         self._recovered = False
         self._full: set[PeerId] = set()
+        self._unkept = False
+        """The last pull found no room here."""
         self._allowance = Allowance(_ASKS_A_SECOND, _BURST)
         peer.handle(ChainHeadsAsk, self._on_heads)
         peer.handle(ChainAsk, self._on_ask)
@@ -91,7 +93,7 @@ class Chains:
             self._accuse(evidence)
 
     async def pull(self, other: PeerId) -> None:
-        """Take what ``other`` has and this node lacks. Whatever is wrong ends it, and is counted against it."""
+        """Take what ``other`` has and this node lacks. Whatever is wrong with it ends it, and is counted against it."""
         try:
             for _ in range(_STEPS):
                 (answer,) = await self._peer.ask_all([other], ChainHeadsAsk(), _ANSWER)
@@ -101,6 +103,11 @@ class Chains:
                 wanted = requests(self._store.heads(), answer.heads, authors)
                 if not await self._fetch(other, wanted, authors):
                     return
+            self._unkept = False
+        except StoreError as error:
+            if not self._unkept:
+                _log.error("what others have is not kept: %s", error)
+            self._unkept = True
         except LedgerError as error:
             self._peer.metrics.dropped(other, error)
 
