@@ -16,8 +16,9 @@ from coterie.runtime.node import founding
 from coterie.runtime.node.commands import Commands
 from coterie.runtime.node.departing import DepartingNode
 from coterie.runtime.node.departing import _Departing as Idle
-from coterie.runtime.node.founding import found_federation, join_federation
+from coterie.runtime.node.founding import found_federation, join_federation, spec_to_found
 from coterie.runtime.node.home import Home, NodeTable
+from coterie.runtime.node.roster import Roster
 
 SECONDS = 60.0
 TABLE = NodeTable(private_networks=True)
@@ -136,3 +137,15 @@ async def _guarded(work):
         return await work
     except KeyboardInterrupt:
         raise _Broken from None
+
+
+def test_what_cannot_be_founded_leaves_no_home(tmp_path: Path) -> None:
+    """It would stand in the way of the next attempt, and look like a node's."""
+    spec = spec_to_found(None, "x")
+    with pytest.raises(MembershipError, match="blanks"):
+        found_federation(tmp_path / "a", spec, None, NodeTable(), name=" a", policy=Policy())
+    assert not (tmp_path / "a").exists()
+    home = found_federation(tmp_path / "a", spec, None, NodeTable(), name="a", policy=Policy())
+    with Roster(home.path, home.table.federation) as roster:
+        (held,) = roster.membership.members[home.identity.id].certificates
+    assert held == home.transport.certificate
