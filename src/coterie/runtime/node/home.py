@@ -1,6 +1,7 @@
 """A node's home: the folder that holds its key, its settings, its ledger and its state.
 
 key.pem  transport.pem   the peer's identity, and its transport certificate with its key: mode 0600
+transport.new            the next one, while the others hear of it
 node.toml                where it listens, whom it asks first, which data it holds
 spec.toml                the federation's spec
 ledger.sqlite            membership records, and the peer's own chain
@@ -29,7 +30,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from coterie import spec as specs
 from coterie.errors import IdentityError, NetworkError, NodeError, SpecError
-from coterie.files import locked, write_file, writing
+from coterie.files import locked, sync_folder, write_file, writing
 from coterie.identity import Certificate, Identity, TransportKey
 from coterie.network.addresses import Address
 from coterie.registry import explain
@@ -37,6 +38,7 @@ from coterie.runtime.node.control import SOCKET
 from coterie.spec import Spec
 
 _JOINING = "joining"
+_PREPARED = "transport.new"
 _SOCKET_PATH = 100
 """Bytes that the path of a Unix socket may have: 107 on Linux, 103 elsewhere."""
 
@@ -236,10 +238,21 @@ class Home:
 
     def save_transport(self, transport: TransportKey) -> None:
         """Keep it for the next start: others pin this very certificate. Raises OutputError."""
+        self.prepare_transport(transport)
+        self.take_prepared_transport()
+
+    def prepare_transport(self, transport: TransportKey) -> None:
+        """Write it down without using it yet. Raises OutputError."""
         certificate = transport.certificate
         parts = base64.b64encode(certificate.der), base64.b64encode(certificate.signature)
         content = transport.key_pem + b"\n".join(parts) + b"\n"
-        self._write("transport.pem", content, mode=0o600)
+        self._write(_PREPARED, content, mode=0o600)
+
+    def take_prepared_transport(self) -> None:
+        """Use what was prepared from the next start on. Raises OutputError."""
+        with writing(self.path / "transport.pem", "a file of the node's home"):
+            (self.path / _PREPARED).replace(self.path / "transport.pem")
+            sync_folder(self.path)
 
     def _write(self, name: str, content: bytes, mode: int = 0o644) -> None:
         with writing(self.path / name, "a file of the node's home"):
