@@ -289,6 +289,26 @@ def test_a_folder_that_others_may_write_has_no_socket(tmp_path: Path) -> None:
         asyncio.run(ControlServer(tmp_path / "control.sock", {}).start())
 
 
+def test_what_keeps_a_socket_from_being_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "control.sock").mkdir()
+    with pytest.raises(NodeError, match="cannot be made"):
+        asyncio.run(ControlServer(tmp_path / "control.sock", {}).start())
+
+
+def test_a_socket_is_made_without_a_word_on_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask is the process's: a training script's threads write files too."""
+    masks: list[int] = []
+    monkeypatch.setattr(os, "umask", masks.append)
+
+    async def main() -> None:
+        server = ControlServer(tmp_path / "control.sock", {})
+        await server.start()
+        await server.close()
+
+    asyncio.run(main())
+    assert masks == []
+
+
 def test_a_socket_in_anothers_folder_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lies where everybody may make folders: whoever made this one could hand out invitations of its own."""
 
