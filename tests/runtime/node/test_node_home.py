@@ -291,8 +291,14 @@ def test_a_folder_that_others_may_write_has_no_socket(tmp_path: Path) -> None:
 
 def test_what_keeps_a_socket_from_being_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "control.sock").mkdir()
-    with pytest.raises(NodeError, match="cannot be made"):
-        asyncio.run(ControlServer(tmp_path / "control.sock", {}).start())
+
+    async def main() -> None:
+        server = ControlServer(tmp_path / "control.sock", {})
+        with pytest.raises(NodeError, match="cannot be made"):
+            await server.start()
+        await server.close()
+
+    asyncio.run(main())
 
 
 def test_a_socket_is_made_without_a_word_on_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ class ControlServer:
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        self._path.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, ValueError):  # ValueError: a line that is too long
