@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from coterie import spec as specs
-from coterie.errors import DataError, MembershipError, NodeError, PeerUnreachable
+from coterie.errors import DataError, MembershipError, NetworkError, NodeError, PeerUnreachable
 from coterie.identity import Identity
 from coterie.protocols.membership import Invitation, Policy
 from coterie.runtime.node import founding
@@ -149,3 +150,14 @@ def test_what_cannot_be_founded_leaves_no_home(tmp_path: Path) -> None:
     with Roster(home.path, home.table.federation) as roster:
         (held,) = roster.membership.members[home.identity.id].certificates
     assert held == home.transport.certificate
+
+
+def test_a_port_of_the_table_that_is_taken_keeps_a_node_from_starting(founder: Home) -> None:
+    """As every other port does. It would run on without discovery: its contacts are dialled by the same part."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        founder.save(founder.table.model_copy(update={"dht_listen": f"127.0.0.1:{port}"}))
+        with pytest.raises(NetworkError, match="the table's node cannot listen"):
+            asyncio.run(asyncio.wait_for(DepartingNode(founder, Idle).run(), SECONDS))
+    with founder.locked():
+        assert not founder.socket.exists()

@@ -198,6 +198,8 @@ class Node:
         ending.push_async_callback(self.transport.close)
         await self.transport.start()
         self.contacts = Contacts(self.home, self.table, identity, self.roster, self.peer, self.transport)
+        ending.push_async_callback(self.contacts.close)
+        await self.contacts.start()
         return chains
 
     async def _let_in(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> None:
