@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,38 @@ def test_a_folder_is_locked_by_one_at_a_time(tmp_path: Path) -> None:
         pass
     with pytest.raises(FileNotFoundError), locked(tmp_path / "none", busy):
         pass
+
+
+def test_a_fork_that_lives_on_does_not_keep_the_lock(tmp_path: Path) -> None:
+    reading, held = os.pipe()
+    with locked(tmp_path, OutputError("in use")):
+        child = os.fork()
+        if child == 0:
+            os.close(held)
+            os.read(reading, 1)  # until the parent is through
+            os._exit(0)
+    try:
+        with locked(tmp_path, OutputError("in use")):
+            pass
+    finally:
+        os.close(held)
+        os.close(reading)
+        os.waitpid(child, 0)
+
+
+def test_a_fork_that_ends_does_not_end_the_lock(tmp_path: Path) -> None:
+    parent, child = os.getpid(), 0
+    try:
+        with locked(tmp_path, OutputError("in use")):
+            child = os.fork()
+            if child == 0:
+                sys.exit()  # it leaves the block, too
+            os.waitpid(child, 0)
+            with pytest.raises(OutputError), locked(tmp_path, OutputError("in use")):
+                pass
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)
 
 
 def test_what_the_system_refuses_to_write_is_an_output_error(tmp_path: Path) -> None:

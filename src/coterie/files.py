@@ -64,13 +64,17 @@ def writing(path: Path, what: str = "", remedy: str = "Make room, or check the p
 @contextmanager
 def locked(folder: Path, busy: CoterieError) -> Iterator[None]:
     """Raise ``busy`` where another process has locked this folder; the lock ends with the process. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor, owner = os.open(folder, os.O_RDONLY), os.getpid()
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise busy from None
-        yield
+        try:
+            yield
+        finally:
+            if os.getpid() == owner:  # a fork, such as a data loader's, shares the lock, and may outlive it
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 

@@ -60,7 +60,8 @@ def test_a_node_tells_how_it_stands(tmp_path: Path) -> None:
         last = json.loads(lines.read_text().splitlines()[-1])
         assert (found["coterie_rounds_done",], found["coterie_rounds",]) == (rounds, rounds)
         assert {key[1]: value for key, value in found.items() if key[0] == "coterie_state"} == {
-            state: float(state == "done") for state in ("waiting", "ready", "training", "done", "spare", "failed")
+            state: float(state == "done")
+            for state in ("waiting", "ready", "training", "done", "spare", "idle", "failed")
         }
         assert found["coterie_accuracy",] == last["accuracy"]
         assert found["coterie_loss",] == last["loss"]

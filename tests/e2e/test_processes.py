@@ -66,6 +66,17 @@ def test_a_node_that_dies_is_started_again(tmp_path: Path) -> None:
     assert "where it had stopped" in (out / "nodes" / "peer-2" / "node.log").read_text()
 
 
+def test_one_is_started_again_while_another_has_just_ended(tmp_path: Path) -> None:
+    with federation(tmp_path, **{"federation.peers": 3}) as made:
+        made.start()
+        for node in made.nodes[1:]:
+            kill(node)
+        made.watched._look_at(made.nodes[1])
+        assert made.nodes[1].running and not made.nodes[2].running
+        made.watched._look_at(made.nodes[2])
+        assert all(node.running for node in made.nodes)
+
+
 def test_a_run_that_is_interrupted_leaves_no_process(tmp_path: Path) -> None:
     out = tmp_path / "run"
 

@@ -235,3 +235,13 @@ def test_what_is_no_plain_ed25519_key_is_refused(content):
         Identity.from_pem(content, "key.pem")
     assert caught.value.where == "key.pem"
     assert "openssl genpkey" in caught.value.remedy
+
+
+def test_the_command_that_mends_a_key_file_can_be_pasted(tmp_path):
+    path = tmp_path / "ward 7" / "key.pem"
+    path.parent.mkdir()
+    Identity.generate().save(path)
+    path.chmod(0o644)
+    with pytest.raises(IdentityError) as found:
+        Identity.load(path)
+    assert f"chmod 600 '{path}'" in found.value.remedy

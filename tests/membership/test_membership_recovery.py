@@ -50,7 +50,7 @@ class Helper:
         return made
 
     async def ask(self, data: bytes) -> bytes:
-        return await self.host.answer(data, "192.0.2.9:5555")
+        return await self.host.answer(data, "192.0.2.9")
 
     def recover(self, *keys: Person, invitation=None, ask=None, who=NEW, agree=lambda _: True):
         return asyncio.run(

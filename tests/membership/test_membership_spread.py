@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from membership_world import START, History, people, person
 
-from coterie.errors import MembershipError, PeerUnreachable
+from coterie.errors import LedgerError, MembershipError, PeerUnreachable
 from coterie.ledger import NullLedger
 from coterie.network import Codec
 from coterie.protocols import Peer
@@ -607,6 +607,23 @@ def test_an_error_of_ones_own_is_not_swallowed(world):
     made.until(bob.task.done, 60)
     with pytest.raises(OSError, match="No space"):
         bob.task.result()
+
+
+def test_a_full_disk_only_delays_an_expulsion(world):
+    """Whoever did not take it up again would keep the expelled for good."""
+    made = world(["ann", "bob", "cat"])
+    bob, cat, refused = made.nodes["bob"], person("cat").id, []
+    keep = bob.book._keep
+
+    def full(record):
+        refused.append(record)
+        raise LedgerError("the ledger cannot be written: No space left on device")
+
+    bob.book._keep = full
+    made.nodes["ann"].book.expel(ANN.identity, cat)
+    made.until(lambda: len(refused) > 2, 600)
+    bob.book._keep = keep
+    made.until(lambda: not bob.book.membership.is_member(cat), 600)
 
 
 def test_the_same_seed_gives_the_same_run(world):

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import random
 import struct
+import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -278,3 +279,22 @@ def test_what_was_read_goes_with_its_frame(name):
         del found
     finally:
         gc.enable()
+
+
+def test_work_that_is_dropped_when_the_transport_closes_is_no_error():
+    errors, free, done = [], threading.Event(), asyncio.Event()
+
+    async def work():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: errors.append(context))
+        pool = ThreadPoolExecutor(1)
+        pool.submit(free.wait, 30)
+        backlog = Backlog(pool)
+        backlog.add(1 << 20, lambda: None)
+        backlog._running.add_done_callback(lambda _: done.set())
+        pool.shutdown(wait=False, cancel_futures=True)
+        await done.wait()
+        free.set()
+
+    asyncio.run(asyncio.wait_for(work(), 60))
+    assert errors == []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 import struct
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ class Identity:
             raise IdentityError(
                 f"the key may be read or written by others (mode {mode:04o})",
                 where=str(path),
-                remedy=f"Take that from them: chmod 600 {path}. If anybody may have read it, make a new key.",
+                remedy=f"Take that from them: chmod 600 {shlex.quote(str(path))}. If anybody may have read it, make "
+                "a new key.",
             )
         return cls.from_pem(content, str(path))
 

@@ -70,7 +70,8 @@ class Backlog:
 
     def _ended(self, size: int) -> None:
         self.pending -= size
-        failed = self._running is not None and self._running.exception() is not None
+        running = self._running
+        failed = running is not None and (running.cancelled() or running.exception() is not None)
         if self._jobs and not failed:
             self._start()
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from coterie.errors import IdentityError, NodeError, OutputError, PluginError, SpecError
-from coterie.identity import Identity
+from coterie.identity import Identity, TransportKey
 from coterie.runtime.node.control import ControlServer, call
 from coterie.runtime.node.daemon import run_node
 from coterie.runtime.node.home import Home, NodeTable
@@ -50,16 +50,20 @@ def test_a_home_is_made_once(home: Home) -> None:
 
 def test_settings_and_spec_are_written_whole_or_not_at_all(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     home.save_spec("name = 1", bytes(64))
-    before = home.table, home.spec_text
+    before = home.table, home.spec_text, home.transport
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    for write in (lambda: home.save(NodeTable(announce="a.example:1")), lambda: home.save_spec("x", bytes(1))):
-        with pytest.raises(OSError, match="No space"):
+    for write in (
+        lambda: home.save(NodeTable(announce="a.example:1")),
+        lambda: home.save_spec("x", bytes(1)),
+        lambda: home.save_transport(TransportKey.new(home.identity)),
+    ):
+        with pytest.raises(OutputError, match="No space"):
             write()
-        assert (home.table, home.spec_text) == before
+        assert (home.table, home.spec_text, home.transport) == before
 
 
 def test_one_process_at_a_time(home: Home) -> None:
@@ -105,8 +109,9 @@ def test_wrong_settings_are_named(home: Home, content: str | None, error: type[E
 )
 def test_a_damaged_transport_key_is_named(home: Home, damage: Any) -> None:
     damage(home.path / "transport.pem")
-    with pytest.raises(IdentityError):
+    with pytest.raises(IdentityError) as found:
         home.transport  # noqa: B018
+    assert "Remove it" not in found.value.remedy, "no other one would be let in"
 
 
 def test_a_transport_key_of_another_peer_is_refused(home: Home, tmp_path: Path) -> None:
@@ -282,6 +287,32 @@ def test_a_folder_that_others_may_write_has_no_socket(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(NodeError, match="others may write"):
         asyncio.run(ControlServer(tmp_path / "control.sock", {}).start())
+
+
+def test_what_keeps_a_socket_from_being_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "control.sock").mkdir()
+
+    async def main() -> None:
+        server = ControlServer(tmp_path / "control.sock", {})
+        with pytest.raises(NodeError, match="cannot be made"):
+            await server.start()
+        await server.close()
+
+    asyncio.run(main())
+
+
+def test_a_socket_is_made_without_a_word_on_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask is the process's: a training script's threads write files too."""
+    masks: list[int] = []
+    monkeypatch.setattr(os, "umask", masks.append)
+
+    async def main() -> None:
+        server = ControlServer(tmp_path / "control.sock", {})
+        await server.start()
+        await server.close()
+
+    asyncio.run(main())
+    assert masks == []
 
 
 def test_a_socket_in_anothers_folder_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from coterie import spec as specs
-from coterie.errors import DataError, MembershipError, NodeError, PeerUnreachable
+from coterie.errors import DataError, MembershipError, NetworkError, NodeError, PeerUnreachable
 from coterie.identity import Identity
 from coterie.protocols.membership import Invitation, Policy
 from coterie.runtime.node import founding
 from coterie.runtime.node.commands import Commands
 from coterie.runtime.node.departing import DepartingNode
 from coterie.runtime.node.departing import _Departing as Idle
-from coterie.runtime.node.founding import found_federation, join_federation
+from coterie.runtime.node.founding import found_federation, join_federation, spec_to_found
 from coterie.runtime.node.home import Home, NodeTable
+from coterie.runtime.node.roster import Roster
 
 SECONDS = 60.0
 TABLE = NodeTable(private_networks=True)
@@ -136,3 +138,26 @@ async def _guarded(work):
         return await work
     except KeyboardInterrupt:
         raise _Broken from None
+
+
+def test_what_cannot_be_founded_leaves_no_home(tmp_path: Path) -> None:
+    """It would stand in the way of the next attempt, and look like a node's."""
+    spec = spec_to_found(None, "x")
+    with pytest.raises(MembershipError, match="blanks"):
+        found_federation(tmp_path / "a", spec, None, NodeTable(), name=" a", policy=Policy())
+    assert not (tmp_path / "a").exists()
+    home = found_federation(tmp_path / "a", spec, None, NodeTable(), name="a", policy=Policy())
+    with Roster(home.path, home.table.federation) as roster:
+        (held,) = roster.membership.members[home.identity.id].certificates
+    assert held == home.transport.certificate
+
+
+def test_a_port_of_the_table_that_is_taken_keeps_a_node_from_starting(founder: Home) -> None:
+    """As every other port does. It would run on without discovery: its contacts are dialled by the same part."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        founder.save(founder.table.model_copy(update={"dht_listen": f"127.0.0.1:{port}"}))
+        with pytest.raises(NetworkError, match="the table's node cannot listen"):
+            asyncio.run(asyncio.wait_for(DepartingNode(founder, Idle).run(), SECONDS))
+    with founder.locked():
+        assert not founder.socket.exists()

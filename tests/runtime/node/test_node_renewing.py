@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,11 @@ from test_node_leaving import SECONDS, at_work, told_of
 
 from coterie import spec as specs
 from coterie.errors import NodeError
+from coterie.identity import TransportKey
 from coterie.runtime.node import daemon, renewing
+from coterie.runtime.node import home as home_module
 from coterie.runtime.node.commands import Commands
+from coterie.runtime.node.doctor import examine
 from coterie.runtime.node.founding import found_run
 from coterie.runtime.node.home import Home
 
@@ -39,6 +43,37 @@ def test_no_certificate_is_taken_that_nobody_hears_of(homes: list[Home], monkeyp
             assert alone.roster.book.size == size, "nothing was signed"
 
     asyncio.run(asyncio.wait_for(work(), SECONDS))
+
+
+def test_a_full_disk_only_delays_a_certificate(homes: list[Home], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that were announced and lost, neither would be the one that is in use."""
+    monkeypatch.setattr(daemon, "_RENEW_BEFORE", datetime.timedelta(days=365))
+    monkeypatch.setattr(daemon, "_RENEW_LOOK", 0.01)
+    tried = []
+
+    def full(*_: object) -> None:
+        tried.append(len(tried))
+        raise OSError(28, "No space left on device")
+
+    async def work() -> None:
+        write = home_module.write_file
+        monkeypatch.setattr(daemon, "require_heard", _heard)
+        monkeypatch.setattr(home_module, "write_file", full)
+        async with at_work(homes[0]) as node:
+            before, size = homes[0].transport.certificate, node.roster.book.size
+            while len(tried) < 3:
+                await asyncio.sleep(0.01)
+            assert (homes[0].transport.certificate, node.roster.book.size) == (before, size)
+            monkeypatch.setattr(home_module, "write_file", write)
+            while homes[0].transport.certificate == before:
+                await asyncio.sleep(0.01)
+            assert homes[0].transport.certificate in node.roster.membership.members[homes[0].identity.id].certificates
+
+    asyncio.run(asyncio.wait_for(work(), SECONDS))
+
+
+async def _heard(node: object) -> None:
+    """The others hear."""
 
 
 @pytest.mark.parametrize("ahead", [0, 40 * 86_400_000, -40 * 86_400_000])
@@ -96,3 +131,10 @@ def test_a_member_cannot_hide_another_by_its_name(homes: list[Home]) -> None:
             assert commands._member_named(hidden) == hidden
 
     asyncio.run(asyncio.wait_for(work(), SECONDS))
+
+
+def test_the_doctor_knows_when_it_is_too_late(homes: list[Home]) -> None:
+    homes[0].save_transport(TransportKey.new(homes[0].identity, days=-0.01))
+    (check,) = [check for check in examine(homes[0].path) if check.name == "certificate"]
+    assert check.verdict == "bad"
+    assert "coterie federation invite --replaces" in check.mend

@@ -102,19 +102,30 @@ class Discovery:
         self._own: Announcement | None = None
         self._announced = (0, 0.0)
         """Nodes in the table when the endpoints were announced last, and when, by the monotonic clock."""
-        self._nodes = 0
+        self._nodes, self._open = 0, False
         self._record_put: Announcement | None = None
         self._news, self._woken = False, asyncio.Event()
         self._strangers.configure(contacts)
         if dht is not None:
             dht.heard = self._on_heard
 
+    async def start(self) -> None:
+        """Open the table, if it is not open. Raises NetworkError from ``Dht``."""
+        if self.dht is not None and not self._open:
+            await self.dht.start()
+            self._open = True
+
+    async def close(self) -> None:
+        """Close the table, and save the book."""
+        if self.dht is not None:
+            await self.dht.close()
+        self._save()
+
     async def run(self) -> None:
-        """Look for peers until cancelled, then close the table and save the book. Raises NetworkError from ``Dht``."""
+        """``start``, look for peers until cancelled, ``close``."""
         wait = self.limits.first_seconds
         try:
-            if self.dht is not None:
-                await self.dht.start()
+            await self.start()
             while True:
                 self._news = False
                 self._woken.clear()
@@ -125,9 +136,7 @@ class Discovery:
                         await self._woken.wait()
                         wait = self.limits.first_seconds
         finally:
-            if self.dht is not None:
-                await self.dht.close()
-            self._save()
+            await self.close()
 
     def wake(self) -> None:
         """Look again at once: a connection was lost, or the network has changed."""

@@ -90,16 +90,15 @@ class Host:
         self._failures = _Failures(now)
 
     async def answer(self, data: bytes, address: str) -> bytes:
-        """The answer to a request that came from ``address`` (``host:port``). Never raises for what is in ``data``."""
-        host = address.rpartition(":")[0] or address
-        if self._failures.too_many(host):
-            _log.warning("join refused: too many failures from %s", host)
+        """The answer to a request that came from ``address``, an IP address. Never raises for what is in ``data``."""
+        if self._failures.too_many(address):
+            _log.warning("join refused: too many failures from %s", address)
             return encoder.encode(Refused(_REFUSED))
         try:
             return encoder.encode(self._answer(data))
         except _Refusal as refusal:
-            self._failures.count(host)
-            _log.warning("join refused: %s, from %s", refusal, host)
+            self._failures.count(address)
+            _log.warning("join refused: %s, from %s", refusal, address)
             return encoder.encode(Refused(refusal.told[:300]))
 
     def require_right(self, replaces: PeerId) -> None:

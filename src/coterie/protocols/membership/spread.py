@@ -20,6 +20,7 @@ makes them agree as soon as they have the same.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Annotated
 
 import msgspec
@@ -48,6 +49,7 @@ _READ_ANEW = 16
 """One look in so many reads a member's log from the start."""
 _RECORD_BYTES = MOST_BYTES + 4096
 """Of an encoded record: its content, up to 64 parents, and the rest."""
+_log = logging.getLogger(__name__)
 Place = Annotated[int, msgspec.Meta(ge=0, le=MOST_LOG)]
 
 
@@ -156,7 +158,10 @@ class Spread:
         for partner, task in list(self._pulls.items()):
             if task.done():
                 del self._pulls[partner]
-                task.result()  # an error of this peer's own, such as a full disk, ends ``run``
+                try:
+                    task.result()  # an error of this peer's own ends ``run``
+                except LedgerError as error:  # but for a full disk: a later look fetches what could not be kept
+                    _log.error("membership records are not on disk: %s", error)
         for partner in list(self._due):
             if partner not in self._pulls and len(self._pulls) < MOST_PULLS:
                 self._pulls[partner] = asyncio.ensure_future(self._visit(partner, self._due.pop(partner)))

@@ -70,6 +70,14 @@ class Contacts:
         """Whether there is an address to begin with."""
         return bool(self._table.contacts or self._table.dht_listen or self._book.entries)
 
+    async def start(self) -> None:
+        """Listen for the Kademlia table, where there is to be one. Raises NetworkError."""
+        await self._discovery.start()
+
+    async def close(self) -> None:
+        """Of what has been started."""
+        await self._discovery.close()
+
     async def run(self) -> None:
         """Find, and tell others what was found."""
         telling = asyncio.create_task(self._tell())

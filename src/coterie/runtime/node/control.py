@@ -34,26 +34,35 @@ class ControlServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen, in a home that this process has locked. Raises NodeError where others may write beside it."""
-        folder = self._path.parent
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
-            raise NodeError(
-                "the folder of the control socket belongs to another user, or others may write there",
-                where=str(folder),
-                remedy=f"Take it away from them: chmod 700 {folder}",
-            )
-        self._path.unlink(missing_ok=True)  # left behind by a node that was killed: the home is locked
-        before = os.umask(0o177)
+        """Listen, in a home that this process has locked. Raises NodeError where that cannot be, or where others may
+        write beside it."""
+        folder, listening = self._path.parent, socket.socket(socket.AF_UNIX)
         try:
-            self._server = await asyncio.start_unix_server(self._serve, str(self._path), limit=_LINE)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+                raise NodeError(
+                    "the folder of the control socket belongs to another user, or others may write there",
+                    where=str(folder),
+                    remedy=f"Take it away from them: chmod 700 {shlex.quote(str(folder))}",
+                )
+            self._path.unlink(missing_ok=True)  # left behind by a node that was killed: the home is locked
+            listening.bind(str(self._path))
+            self._path.chmod(0o600)  # nobody can have connected: it does not listen yet
+            self._server = await asyncio.start_unix_server(self._serve, sock=listening, limit=_LINE)
+        except OSError as error:
+            raise NodeError(
+                f"the control socket cannot be made: {error.strerror or error}",
+                where=str(self._path),
+                remedy="Make room, check the permissions, or move the home to a disk of this machine.",
+            ) from None
         finally:
-            os.umask(before)
+            if self._server is None:
+                listening.close()
 
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        self._path.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, ValueError):  # ValueError: a line that is too long

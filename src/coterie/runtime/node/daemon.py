@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from coterie.errors import CoterieError, LedgerError, MessageError, NodeError
+from coterie.errors import CoterieError, LedgerError, MessageError
 from coterie.identity import PeerId, TransportKey, short_name
 from coterie.ledger import PeerLedger
 from coterie.network import Frame
@@ -198,6 +198,8 @@ class Node:
         ending.push_async_callback(self.transport.close)
         await self.transport.start()
         self.contacts = Contacts(self.home, self.table, identity, self.roster, self.peer, self.transport)
+        ending.push_async_callback(self.contacts.close)
+        await self.contacts.start()
         return chains
 
     async def _let_in(self, closing: contextlib.ExitStack, ending: contextlib.AsyncExitStack) -> None:
@@ -301,24 +303,26 @@ class Node:
     async def _keep_certificate(self) -> None:
         """Take a new transport certificate well before the old one ends; the others hear of it first."""
         while True:
-            left = self.home.transport.certificate.ends - datetime.datetime.now(datetime.UTC)
+            left = self.transport_key.certificate.ends - datetime.datetime.now(datetime.UTC)
             if left < _RENEW_BEFORE and self.identity.id in self.roster.membership.members:
                 try:
                     await self.renew_certificate()
-                except NodeError as error:
+                except CoterieError as error:  # also a full disk: there is time to try again
                     _log.error("the certificate ends in %d days and is not renewed: %s", left.days, error)
             await asyncio.sleep(_RENEW_LOOK)
 
     async def renew_certificate(self) -> None:
         """Announce a new one, wait until members have heard, and use it. Open invitations name the old one, and end.
 
-        Raises NodeError where they would not hear, or not believe it.
+        Raises NodeError where they would not hear, or not believe it, LedgerError and OutputError where it cannot be
+        written down: before it is announced, as the others forget the last one but one.
         """
         await require_heard(self)
         fresh = TransportKey.new(self.identity)
+        self.home.prepare_transport(fresh)
         self.roster.book.renew(self.identity, fresh.certificate)
         await asyncio.sleep(_HEARD)
-        self.home.save_transport(fresh)
+        self.home.take_prepared_transport()
         self.transport_key = fresh
         self.transport.rotate(fresh)
         if self.join_port is not None:

@@ -124,6 +124,12 @@ def _try(name: str, look: Callable[[], str]) -> Check:
 def _certificate(home: Home) -> str:
     ends = home.transport.certificate.ends
     days = (ends - datetime.datetime.now(datetime.UTC)).days
+    if days < 0:
+        raise NodeError(
+            f"it has ended on {ends:%Y-%m-%d}, and no member lets it in",
+            where="transport.pem",
+            remedy="Another member invites a successor of this peer: coterie federation invite --replaces PEER.",
+        )
     if days < _LEAST_DAYS:
         raise NodeError(
             f"it ends in {days} days",

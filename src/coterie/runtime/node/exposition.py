@@ -17,7 +17,7 @@ from coterie.identity import short_name
 if TYPE_CHECKING:
     from coterie.runtime.node.daemon import Node
 
-STATES = ("waiting", "ready", "training", "done", "spare", "failed")
+STATES = ("waiting", "ready", "training", "done", "spare", "idle", "failed")
 _REASONS = 64
 """Most kinds of refusal that are told apart; there are fewer."""
 

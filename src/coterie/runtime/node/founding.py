@@ -11,7 +11,7 @@ import coterie.runtime.catalog  # noqa: F401 - fills the registries
 from coterie import data
 from coterie import spec as specs
 from coterie.errors import MembershipError, PeerUnreachable, SpecError
-from coterie.identity import Identity, PeerId, verify
+from coterie.identity import Identity, PeerId, TransportKey, verify
 from coterie.layout import Layout
 from coterie.ledger import Record
 from coterie.network.addresses import is_address
@@ -56,24 +56,25 @@ def found_federation(
     """Make the home of a new federation's founder. ``layout``: of the spec's model, which all members must have; None
     where training scripts bring the models.
 
-    Raises NodeError, MembershipError, LedgerError.
+    Nothing is made where the record would be refused. Raises NodeError, MembershipError, LedgerError, OutputError.
     """
     identity = identity or Identity.generate()
-    home = Home.create(path, identity, table)
+    transport = TransportKey.new(identity)
     genesis = found(
         identity,
         federation=spec.federation.name,
         spec=bytes.fromhex(spec.hash),
         name=name,
-        certificate=home.transport.certificate,
+        certificate=transport.certificate,
         time=now_ms(),
         policy=policy,
         layout=b"" if layout is None else bytes.fromhex(layout.hash),
     )
+    home = Home.create(path, identity, table.model_copy(update={"federation": genesis.id.hex()}))
+    home.save_transport(transport)
     begin_ledger(path, genesis)
     text = spec_text(spec.resolved())
     home.save_spec(text, identity.sign("spec", signed_spec(genesis.id, text)))
-    home.save(table.model_copy(update={"federation": genesis.id.hex()}))
     return home
 
 

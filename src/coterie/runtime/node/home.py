@@ -1,6 +1,7 @@
 """A node's home: the folder that holds its key, its settings, its ledger and its state.
 
 key.pem  transport.pem   the peer's identity, and its transport certificate with its key: mode 0600
+transport.new            the next one, while the others hear of it
 node.toml                where it listens, whom it asks first, which data it holds
 spec.toml                the federation's spec
 ledger.sqlite            membership records, and the peer's own chain
@@ -29,7 +30,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from coterie import spec as specs
 from coterie.errors import IdentityError, NetworkError, NodeError, SpecError
-from coterie.files import locked, write_file
+from coterie.files import locked, sync_folder, write_file, writing
 from coterie.identity import Certificate, Identity, TransportKey
 from coterie.network.addresses import Address
 from coterie.registry import explain
@@ -37,6 +38,7 @@ from coterie.runtime.node.control import SOCKET
 from coterie.spec import Spec
 
 _JOINING = "joining"
+_PREPARED = "transport.new"
 _SOCKET_PATH = 100
 """Bytes that the path of a Unix socket may have: 107 on Linux, 103 elsewhere."""
 
@@ -116,7 +118,7 @@ class Home:
         home, sign = cls(path), path / _JOINING
         if not sign.exists() or (path / "node.toml").exists():
             home = cls._made(path, identity or Identity.generate())
-            write_file(sign, federation.hex().encode())
+            home._write(_JOINING, federation.hex().encode())
         elif sign.read_text() != federation.hex() or (identity is not None and identity.id != home.identity.id):
             raise NodeError(
                 "a join of another federation, or with another key, was begun here and not finished",
@@ -161,8 +163,9 @@ class Home:
             return None
 
     def save_spec(self, text: str, signature: bytes) -> None:
-        write_file(self.path / "spec.sig", signature)
-        write_file(self.path / "spec.toml", text.encode())
+        """Raises OutputError."""
+        self._write("spec.sig", signature)
+        self._write("spec.toml", text.encode())
 
     @property
     def spec(self) -> Spec:
@@ -199,8 +202,9 @@ class Home:
             raise explain(error, str(path), NodeTable.model_fields) from None
 
     def save(self, table: NodeTable) -> None:
+        """Raises OutputError."""
         values: dict[str, Any] = {k: v for k, v in table.model_dump().items() if v is not None}
-        write_file(self.path / "node.toml", tomli_w.dumps(values).encode())
+        self._write("node.toml", tomli_w.dumps(values).encode())
 
     @property
     def socket(self) -> Path:
@@ -225,18 +229,34 @@ class Home:
             raise IdentityError(
                 "the transport key cannot be read",
                 where=str(path),
-                remedy="Remove it: a new one is made and announced.",
+                remedy="Bring it back from a copy: others let no other one in. Without one, another member invites a "
+                "successor of this peer: coterie federation invite --replaces PEER.",
             ) from None
         certificate = Certificate(self.identity.id, der, signature)
         certificate.check()
         return TransportKey(certificate, key)
 
     def save_transport(self, transport: TransportKey) -> None:
-        """Keep it for the next start: others pin this very certificate."""
-        path, certificate = self.path / "transport.pem", transport.certificate
+        """Keep it for the next start: others pin this very certificate. Raises OutputError."""
+        self.prepare_transport(transport)
+        self.take_prepared_transport()
+
+    def prepare_transport(self, transport: TransportKey) -> None:
+        """Write it down without using it yet. Raises OutputError."""
+        certificate = transport.certificate
         parts = base64.b64encode(certificate.der), base64.b64encode(certificate.signature)
         content = transport.key_pem + b"\n".join(parts) + b"\n"
-        write_file(path, content, mode=0o600)
+        self._write(_PREPARED, content, mode=0o600)
+
+    def take_prepared_transport(self) -> None:
+        """Use what was prepared from the next start on. Raises OutputError."""
+        with writing(self.path / "transport.pem", "a file of the node's home"):
+            (self.path / _PREPARED).replace(self.path / "transport.pem")
+            sync_folder(self.path)
+
+    def _write(self, name: str, content: bytes, mode: int = 0o644) -> None:
+        with writing(self.path / name, "a file of the node's home"):
+            write_file(self.path / name, content, mode)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

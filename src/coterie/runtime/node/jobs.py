@@ -29,7 +29,11 @@ class ThreadJobs:
         return (await self._begin(Ticket(lane, job, keep=(keep, makes)), makes)).result()
 
     def defer(self, lane: int, job: Any, report: Callable[[Any], None], keep: object = None) -> None:
-        self._begin(Ticket(lane, job, keep=keep)).add_done_callback(lambda done: report(done.result().result()))
+        def ended(done: asyncio.Future[Ticket]) -> None:
+            if not done.cancelled():  # dropped by ``close``
+                report(done.result().result())
+
+        self._begin(Ticket(lane, job, keep=keep)).add_done_callback(ended)
 
     def close(self) -> None:
         """Wait for the job at work; those behind it are dropped."""

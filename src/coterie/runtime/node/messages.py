@@ -21,7 +21,8 @@ class StandingAsk(Message, frozen=True):
 
 @message
 class Standing(Message, frozen=True):
-    """``state``: "waiting", "ready", "training", "done" or "failed"; ``round``: the last one that is over, or -1.
+    """``state``: "waiting", "ready", "training", "done", "spare" (the others are enough), "idle" (a script is to train
+    here) or "failed"; ``round``: the last one that is over, or -1.
 
     ``time``: ms since 1970 by the sender's clock.
     """

@@ -25,8 +25,8 @@ class ForkedNode:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._descriptor = os.pidfd_open(pid)
-        self._ended = False
+        self._descriptor = _descriptor_of(pid)
+        self._ended = self._descriptor < 0
 
     def poll(self) -> int | None:
         """None while it runs. Its status is its parent's, the nursery's, to know: -1 stands for any."""
@@ -106,18 +106,27 @@ def serve() -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     children: list[int] = []
+    """Descriptors: the number of one that has ended may be another process's by now."""
     for line in sys.stdin:
         home = Path(json.loads(line))
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
             _become(home)
-        children.append(pid)
+        children.append(_descriptor_of(pid))
         sys.stdout.write(f"{pid}\n")
         sys.stdout.flush()
-    for pid in children:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGTERM)
+    for child in children:
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(child, signal.SIGTERM)
+
+
+def _descriptor_of(pid: int) -> int:
+    """Of a process; -1 where it has ended."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
 
 
 def _become(home: Path) -> None:

@@ -6,6 +6,7 @@ talk over TLS on loopback, as they would between machines. A node whose process 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import signal
 import subprocess
@@ -179,10 +180,14 @@ class Processes:
         raise self._failed(node, "did not start")
 
     def introduce(self) -> None:
-        """Tell every node where the others listen."""
-        addresses = {node.peer: f"127.0.0.1:{node.ask('status')['port']}" for node in self.nodes}
+        """Tell every node where the others listen; one that has just ended is left out until it is started again."""
+        addresses = dict[PeerId, str]()
         for node in self.nodes:
-            node.ask("addresses", addresses=addresses)
+            with contextlib.suppress(NodeError):
+                addresses[node.peer] = f"127.0.0.1:{node.ask('status')['port']}"
+        for node in self.nodes:
+            with contextlib.suppress(NodeError):
+                node.ask("addresses", addresses=addresses)
 
     def _look_at(self, node: NodeProcess) -> None:
         if not node.running:
