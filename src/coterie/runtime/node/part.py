@@ -17,7 +17,7 @@ from typing import Any
 from coterie import data
 from coterie.adversary import attackers as attackers_of
 from coterie.errors import CoterieError, NodeError
-from coterie.files import write_pieces
+from coterie.files import write_pieces, writing
 from coterie.identity import PeerId
 from coterie.layout import element_bytes
 from coterie.network.grpc.transport import GrpcTransport
@@ -31,7 +31,7 @@ from coterie.runtime.node.messages import Standing, StandingAsk
 from coterie.runtime.node.metrics import NodeMetrics
 from coterie.runtime.node.roster import Roster, now_ms
 from coterie.runtime.node.shared import NodeChain
-from coterie.runtime.node.site import Site, data_here, part_of
+from coterie.runtime.node.site import Final, Site, data_here, part_of
 from coterie.runtime.node.spec_source import SpecSource
 from coterie.runtime.node.waits import Waits
 from coterie.runtime.results import Result, RunDirectory
@@ -69,7 +69,7 @@ class Part:
         """
         self._home, self._roster, self._peer = home, roster, peer
         self._chains, self._transport = chains, transport
-        self.state = "waiting"
+        self._state, self._failure = "waiting", ""
         self._waits = Waits(roster, at_door)
         self._source = SpecSource(home, roster, peer, self._waits)
         self._site: Site | None = None
@@ -80,9 +80,16 @@ class Part:
 
     async def run(self) -> None:
         """Wait for the others, then live the protocol to its end."""
+        try:
+            await self._take_part()
+        except Exception:
+            self._state = "failed"
+            raise
+
+    async def _take_part(self) -> None:
         spec = await self._source.get()
         if spec.is_for_scripts:
-            self.state, self._waits.why = "idle", _FOR_SCRIPTS
+            self._state, self._waits.why = "idle", _FOR_SCRIPTS
             _log.warning("%s", _FOR_SCRIPTS)
             return
         if len(self._roster.peers) < spec.federation.peers:
@@ -90,12 +97,12 @@ class Part:
         ids = await self._complete(spec.federation.peers)
         if self._peer.id not in ids:
             _log.info("the federation is complete without this peer; it keeps records and answers")
-            self.state, self._waits.why = "spare", ""
+            self._state, self._waits.why = "spare", ""
             return
         number = ids.index(self._peer.id)
         await self._chains.recover(self._others())
         site, topology, attackers = await asyncio.to_thread(self._open_site, spec, ids, number)
-        self._site, self.state = site, "ready"
+        self._site, self._state = site, "ready"
         self._transport.limit_snapshots(site.layout.hash, site.layout.size)
         returned = any(site.store.get(key) is not None for key in self._kept())
         late = await self._until_all_are_ready(spec.federation.peers)
@@ -103,13 +110,14 @@ class Part:
         finished = (self._home.path / "result.json").exists()  # a restart after the end must not change the outcome
         life = Life(spec, site, self._roster.numbered(len(ids)), number, topology, attackers, directory.metrics)
         life.enter(self._peer, returned=returned or late)
-        self._life, self.state, self._waits.why = life, "training", ""
+        self._life, self._state, self._waits.why = life, "training", ""
         _log.info("begins%s", ", where it had stopped" if returned else ", late" if late else "")
         began = time.monotonic()
         await life.run()
         if not (returned and finished):
-            await self._write_result(spec, site, directory, time.monotonic() - began)
-        self.state = "done"
+            final = await site.final()
+            await asyncio.to_thread(self._write_result, spec, site, directory, final, time.monotonic() - began)
+        self._state = "done"
         accuracy = directory.result.accuracy["mean"]
         _log.info("done: accuracy on the test set %.3f; it answers the others until it is stopped", accuracy)
 
@@ -119,18 +127,23 @@ class Part:
         return self._source.spec
 
     @property
+    def state(self) -> str:
+        """See ``Standing``; "failed" also where another part of the node has ended."""
+        return "failed" if self._failure else self._state
+
+    @property
     def why(self) -> str:
         """What is waited for, or what has failed."""
-        return self._waits.why
+        return self._failure or self._waits.why
 
     def fail(self, why: str) -> None:
-        """A part of the node has ended."""
-        self.state, self._waits.why = "failed", why
+        """A part of the node has ended; others may go on."""
+        self._failure = self._failure or why
 
     def standing(self) -> Standing:
-        """What others are told."""
+        """What others are told: of the protocol, which may go on where another part of the node has ended."""
         round = self._life.metrics.round if self._life is not None else -1
-        return Standing(self.state, round, now_ms())
+        return Standing(self._state, round, now_ms())
 
     @property
     def metrics(self) -> NodeMetrics | None:
@@ -232,8 +245,8 @@ class Part:
         malicious = frozenset(ids[index] for index in attackers_of(spec) if index < len(ids))
         return site, Topology.of(spec, len(ids)), malicious
 
-    async def _write_result(self, spec: Spec, site: Site, directory: RunDirectory, seconds: float) -> None:
-        evaluation, digest, state = await site.final()
+    def _write_result(self, spec: Spec, site: Site, directory: RunDirectory, final: Final, seconds: float) -> None:
+        evaluation, digest, state = final
         result = Result(
             status="ok",
             run=str(self._home.path),
@@ -244,7 +257,9 @@ class Part:
             seconds=seconds,
         )
         directory.write_model("final", state, site.dataset.shape, site.dataset.classes)
-        write_pieces(self._home.path / "final.f32", [element_bytes(site.vector)])
+        vector = self._home.path / "final.f32"
+        with writing(vector, "the final vector"):
+            write_pieces(vector, [element_bytes(site.vector)])
         directory.write_result(result)
 
 

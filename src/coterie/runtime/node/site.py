@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -25,6 +25,8 @@ from coterie.training import Evaluation
 
 _ROWS = 8
 """Vectors in a piece of memory; more pieces are taken as needed."""
+Final: TypeAlias = tuple[Evaluation, str, dict[str, Any]]
+"""Of the final model: its figures on the whole test set, the SHA-256 (hex) of its vector, and its state dict."""
 
 
 def part_of(parts: Placement, number: int) -> Placement:
@@ -101,8 +103,8 @@ class Site:
         """The learner's present vector, shape (layout.size,), float32. Read only."""
         return self._arena[self.learner.block]
 
-    async def final(self) -> tuple[Evaluation, str, dict[str, Any]]:
-        """The final model: its figures on the whole test set, SHA-256 of its vector, and its state dict."""
+    async def final(self) -> Final:
+        """The final model."""
         samples = len(self.dataset.y_test)
         evaluation: Evaluation = await self.jobs.run(0, self.learner.evaluation(samples), 0.0)
         digest = digest_of(self.vector).hex()
