@@ -59,11 +59,9 @@ async def live(number: int, contact: str, state: Path, parent: Connection) -> No
         endpoints=[Address.of("127.0.0.1", FIRST_PORT + number)],
     )
     await asyncio.to_thread(parent.recv)
-    running = asyncio.create_task(discovery.run())
-    while not dht.port:
-        await asyncio.sleep(0.001)
+    await discovery.start()
     parent.send((None, dht.port))
-    await running
+    await discovery.run()
 
 
 def child(number: int, contact: str, state: Path, parent: Connection) -> None:

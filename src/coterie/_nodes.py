@@ -97,13 +97,16 @@ def audit(
             where=str(ledger),
             remedy="Name a ledger file, or a node's home. Simulations keep no ledger.",
         )
-    if pinned is not None and not any(_has_start(path, beside=ledger.is_dir()) for path in files):
+    starts = {}
+    if pinned is not None:
+        starts = {path: pinned for path in files if _has_start(path, beside=ledger.is_dir())}
+    if pinned is not None and not starts:
         raise LedgerError(
             "there is no shared chain that could begin with what --start names",
             where=str(ledger),
             remedy="Name the chain's file, or leave --start out.",
         )
-    found = [(path, *_audited(path, wanted, pinned, beside=ledger.is_dir())) for path in files]
+    found = [(path, *_audited(path, wanted, starts.get(path))) for path in files]
     if as_json:
         rows = [{"path": str(path), "ok": ok, "report": report} for path, ok, report in found]
         success(json.dumps({"ledgers": rows}))
@@ -115,18 +118,15 @@ def audit(
 
 
 def _has_start(path: Path, *, beside: bool) -> bool:
-    """Whether ``_audited`` compares a start with this ledger's."""
+    """Whether --start is about this ledger. ``beside``: there are others, and a training's has a start of its own."""
     from coterie.ledger.shared import is_shared
     from coterie.protocols.swarm.audit import CHAIN
 
     return is_shared(path) and not (beside and path.name == CHAIN)
 
 
-def _audited(path: Path, genesis: bytes, start: bytes | None, *, beside: bool) -> tuple[bool, str]:
-    """Whether a ledger of any kind is sound, and a report.
-
-    ``beside``: there are others, and ``start`` is the shared chain's; a training's has a start of its own.
-    """
+def _audited(path: Path, genesis: bytes, start: bytes | None) -> tuple[bool, str]:
+    """Whether a ledger of any kind is sound, and a report."""
     from coterie.ledger import audit as verify
     from coterie.ledger import describe
     from coterie.ledger.shared import audit_shared, describe_shared, is_shared
@@ -134,7 +134,7 @@ def _audited(path: Path, genesis: bytes, start: bytes | None, *, beside: bool) -
     from coterie.protocols.swarm.audit import CHAIN, audit_training
 
     if path.name == CHAIN:
-        return audit_training(path, genesis, None if beside else start)
+        return audit_training(path, genesis, start)
     if is_shared(path):
         chain = audit_shared(path, genesis, start, committee_fault)
         return chain.fault is None, describe_shared(chain)

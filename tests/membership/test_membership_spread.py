@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from membership_world import START, History, people, person
 
-from coterie.errors import LedgerError, MembershipError, PeerUnreachable
-from coterie.ledger import NullLedger
+from coterie.errors import MembershipError, PeerUnreachable
+from coterie.ledger import NullLedger, StoreError
 from coterie.network import Codec
 from coterie.protocols import Peer
 from coterie.protocols.membership import Book, Spread, book, sign_leave, spread
@@ -617,7 +617,7 @@ def test_a_full_disk_only_delays_an_expulsion(world):
 
     def full(record):
         refused.append(record)
-        raise LedgerError("the ledger cannot be written: No space left on device")
+        raise StoreError("the ledger cannot be written: No space left on device")
 
     bob.book._keep = full
     made.nodes["ann"].book.expel(ANN.identity, cat)

@@ -21,10 +21,9 @@ class World:
         number = len(self.sites) if number is None else number
         site = Site(self, number, port or 20_000 + number, contacts, folder)
         self.sites.append(site)
-        site.task = asyncio.create_task(site.discovery.run())
         async with asyncio.timeout(DEADLINE):
-            while not site.dht.port:
-                await asyncio.sleep(0.01)
+            await site.discovery.start()
+        site.task = asyncio.create_task(site.discovery.run())
         return site
 
 
@@ -65,6 +64,7 @@ class Site:
         self.task.cancel()
         with suppress(asyncio.CancelledError):
             await self.task
+        await self.discovery.close()
 
 
 @asynccontextmanager

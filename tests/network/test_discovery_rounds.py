@@ -346,14 +346,16 @@ def test_a_peer_that_moved_is_found_in_the_table():
     assert found == [(at(5), ANNA), (at(6), ANNA)]
 
 
-def test_run_opens_and_closes_the_table_and_saves_the_book(tmp_path):
+def test_start_and_close_are_the_tables_and_the_book_is_saved(tmp_path):
     table, path = Table(), tmp_path / "book.json"
     discovery = make(dht=table, contacts=[at(1)], book_path=path)
 
     async def main():
+        await discovery.start()
+        assert table.open
         task = asyncio.create_task(discovery.run())
         async with asyncio.timeout(60):
-            while not (table.open and path.exists()):
+            while not path.exists():
                 await asyncio.sleep(0.01)
         path.unlink()
         discovery.wake()
@@ -364,6 +366,7 @@ def test_run_opens_and_closes_the_table_and_saves_the_book(tmp_path):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        await discovery.close()
 
     asyncio.run(main())
     assert table.open is False

@@ -157,12 +157,12 @@ def test_ctrl_c_tells_what_the_directory_holds(
     stop_after(1)
     with pytest.raises(Stopped) as caught:
         start(BASE, tmp_path / "one")
-    assert caught.value.result == RunDirectory.open(tmp_path / "one").result  # type: ignore[attr-defined]
-    assert caught.value.result.peers == 5  # type: ignore[attr-defined]
+    assert caught.value.result == RunDirectory.open(tmp_path / "one").result
+    assert caught.value.result.peers == 5
     stop_after(1)
     with pytest.raises(Stopped) as caught:
         start(BASE, tmp_path / "several", seeds=[3, 4])
-    assert caught.value.result.run == str(tmp_path / "several"), "which can be gone on with"  # type: ignore[attr-defined]
+    assert caught.value.result.run == str(tmp_path / "several"), "which can be gone on with"
 
 
 def test_a_run_without_a_checkpoint_starts_anew(

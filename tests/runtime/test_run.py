@@ -94,7 +94,7 @@ def test_a_failed_run_says_so_in_its_directory(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "run/result.json").read_text())
     assert written["status"] == "failed"
     assert written["error"] == caught.value.record()
-    assert caught.value.result.run == str(tmp_path / "run")  # type: ignore[attr-defined]
+    assert caught.value.result.run == str(tmp_path / "run")
 
 
 def test_a_failed_run_whose_report_fails_too_tells_its_own_error(

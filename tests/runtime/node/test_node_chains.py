@@ -110,6 +110,12 @@ def test_a_full_disk_here_is_not_the_others_fault(tmp_path: Path, caplog: pytest
         head = bob.store.head(ann.identity.id)
         assert head is not None
         assert head.height == 199
+        pages = bob.store._db.execute("PRAGMA page_count").fetchone()[0]
+        bob.store._db.execute(f"PRAGMA max_page_count = {pages}")
+        for number in range(200, 400):
+            ann.own.append("model", {"round": number})
+        await bob.chains.pull(ann.identity.id)
+        assert sum("no room is left" in line for line in caplog.messages) == 2, "and again when it is full again"
 
     run(tmp_path, work)
 

@@ -26,9 +26,14 @@ from coterie.runtime.work.memory import Arena, SharedMemory, SharedSnapshot
 LAYOUT = "ab" * 32
 
 
+def made(path: Path, table: NodeTable | None = None) -> Home:
+    identity = Identity.generate()
+    return Home.create(path, identity, TransportKey.new(identity), table or NodeTable())
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    return Home.create(tmp_path / "home", Identity.generate(), NodeTable(listen="127.0.0.1:0"))
+    return made(tmp_path / "home", NodeTable(listen="127.0.0.1:0"))
 
 
 def test_a_home_keeps_its_secrets_to_itself(home: Home) -> None:
@@ -43,7 +48,7 @@ def test_a_home_keeps_its_secrets_to_itself(home: Home) -> None:
 
 def test_a_home_is_made_once(home: Home) -> None:
     with pytest.raises(NodeError, match="not empty"):
-        Home.create(home.path, Identity.generate(), NodeTable())
+        made(home.path)
     with pytest.raises(NodeError, match="a node's home already"):
         Home.begin(home.path, None, bytes(32))
 
@@ -115,7 +120,7 @@ def test_a_damaged_transport_key_is_named(home: Home, damage: Any) -> None:
 
 
 def test_a_transport_key_of_another_peer_is_refused(home: Home, tmp_path: Path) -> None:
-    other = Home.create(tmp_path / "other", Identity.generate(), NodeTable())
+    other = made(tmp_path / "other")
     (home.path / "transport.pem").write_bytes((other.path / "transport.pem").read_bytes())
     with pytest.raises(IdentityError, match="not signed"):
         home.transport  # noqa: B018

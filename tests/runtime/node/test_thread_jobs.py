@@ -27,7 +27,7 @@ def test_a_job_that_is_dropped_at_the_end_is_no_error() -> None:
 
     async def work() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
-        jobs: Any = ThreadJobs(runner, lambda: None)  # type: ignore[arg-type]
+        jobs: Any = ThreadJobs(runner, lambda: None)
         for _ in range(2):
             jobs.defer(0, "evaluate", reports.append)
         await asyncio.to_thread(runner.begun.wait, 30)

@@ -102,7 +102,7 @@ class Discovery:
         self._own: Announcement | None = None
         self._announced = (0, 0.0)
         """Nodes in the table when the endpoints were announced last, and when, by the monotonic clock."""
-        self._nodes, self._open = 0, False
+        self._nodes = 0
         self._record_put: Announcement | None = None
         self._news, self._woken = False, asyncio.Event()
         self._strangers.configure(contacts)
@@ -110,10 +110,9 @@ class Discovery:
             dht.heard = self._on_heard
 
     async def start(self) -> None:
-        """Open the table, if it is not open. Raises NetworkError from ``Dht``."""
-        if self.dht is not None and not self._open:
+        """Open the table. Raises NetworkError from ``Dht``."""
+        if self.dht is not None:
             await self.dht.start()
-            self._open = True
 
     async def close(self) -> None:
         """Close the table, and save the book."""
@@ -122,21 +121,17 @@ class Discovery:
         self._save()
 
     async def run(self) -> None:
-        """``start``, look for peers until cancelled, ``close``."""
+        """Look for peers until cancelled, between ``start`` and ``close``."""
         wait = self.limits.first_seconds
-        try:
-            await self.start()
-            while True:
-                self._news = False
-                self._woken.clear()
-                await self._round(max(1.0, wait))
-                wait = min(2 * wait, self.limits.news_seconds if self._news else self.limits.most_seconds)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await self._woken.wait()
-                        wait = self.limits.first_seconds
-        finally:
-            await self.close()
+        while True:
+            self._news = False
+            self._woken.clear()
+            await self._round(max(1.0, wait))
+            wait = min(2 * wait, self.limits.news_seconds if self._news else self.limits.most_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._woken.wait()
+                    wait = self.limits.first_seconds
 
     def wake(self) -> None:
         """Look again at once: a connection was lost, or the network has changed."""

@@ -139,8 +139,7 @@ class Consensus:
         try:
             checked = self.ledger.receive(batch)
         except StoreError as error:
-            self.machine.over = True
-            self._fail(error)
+            self._end(error)
             return False
         self._guard(partial(self._finalised, checked))  # what goes wrong from here on is not the sender's fault
         if self.ledger.chain.state.epoch > epoch:
@@ -186,8 +185,11 @@ class Consensus:
         try:
             work()
         except Exception as error:
-            self.machine.over = True
-            self._fail(error)
+            self._end(error)
+
+    def _end(self, error: Exception) -> None:
+        self.machine.over = True
+        self._fail(error)
 
     def _do_all(self, actions: Sequence[steps.Action]) -> None:
         machine = self.machine

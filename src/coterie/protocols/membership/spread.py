@@ -27,6 +27,7 @@ import msgspec
 
 from coterie.errors import LedgerError, MembershipError, MessageError, PeerUnreachable
 from coterie.identity import PeerId
+from coterie.ledger import StoreError
 from coterie.ledger.records import Record, RecordId
 from coterie.network import Message, message
 from coterie.protocols.allowance import Allowance
@@ -160,7 +161,7 @@ class Spread:
                 del self._pulls[partner]
                 try:
                     task.result()  # an error of this peer's own ends ``run``
-                except LedgerError as error:  # but for a full disk: a later look fetches what could not be kept
+                except StoreError as error:  # but for a full disk: a later look fetches what could not be kept
                     _log.error("membership records are not on disk: %s", error)
         for partner in list(self._due):
             if partner not in self._pulls and len(self._pulls) < MOST_PULLS:

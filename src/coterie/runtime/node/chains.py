@@ -103,7 +103,7 @@ class Chains:
                 wanted = requests(self._store.heads(), answer.heads, authors)
                 if not await self._fetch(other, wanted, authors):
                     return
-            self._unkept = False
+                self._unkept = False
         except StoreError as error:
             if not self._unkept:
                 _log.error("what others have is not kept: %s", error)

@@ -70,8 +70,7 @@ def found_federation(
         policy=policy,
         layout=b"" if layout is None else bytes.fromhex(layout.hash),
     )
-    home = Home.create(path, identity, table.model_copy(update={"federation": genesis.id.hex()}))
-    home.save_transport(transport)
+    home = Home.create(path, identity, transport, table.model_copy(update={"federation": genesis.id.hex()}))
     begin_ledger(path, genesis)
     text = spec_text(spec.resolved())
     home.save_spec(text, identity.sign("spec", signed_spec(genesis.id, text)))
@@ -254,7 +253,8 @@ def found_run(
     homes = [founder]
     for path, own in zip(folders[1:], tables[1:], strict=True):
         own = own.model_copy(update={"federation": founder.table.federation})
-        homes.append(Home.create(path, Identity.generate(), own))
+        identity = Identity.generate()
+        homes.append(Home.create(path, identity, TransportKey.new(identity), own))
         homes[-1].save_spec(*(founder.spec_text or ("", b"")))
     genesis, records = _admit_all(founder, homes[1:], names[1:])
     for home in homes[1:]:

@@ -102,9 +102,9 @@ class Home:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, identity: Identity, table: NodeTable) -> Home:
+    def create(cls, path: Path, identity: Identity, transport: TransportKey, table: NodeTable) -> Home:
         """Make a home without a spec. Raises NodeError where one is already there."""
-        home = cls._made(path, identity)
+        home = cls._made(path, identity, transport)
         home.save(table)
         return home
 
@@ -117,7 +117,8 @@ class Home:
         """
         home, sign = cls(path), path / _JOINING
         if not sign.exists() or (path / "node.toml").exists():
-            home = cls._made(path, identity or Identity.generate())
+            identity = identity or Identity.generate()
+            home = cls._made(path, identity, TransportKey.new(identity))
             home._write(_JOINING, federation.hex().encode())
         elif sign.read_text() != federation.hex() or (identity is not None and identity.id != home.identity.id):
             raise NodeError(
@@ -133,7 +134,7 @@ class Home:
         (self.path / _JOINING).unlink()
 
     @classmethod
-    def _made(cls, path: Path, identity: Identity) -> Home:
+    def _made(cls, path: Path, identity: Identity, transport: TransportKey) -> Home:
         home = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -151,7 +152,7 @@ class Home:
                 )
             raise NodeError("the folder is not empty", where=str(path), remedy=remedy)
         identity.save(home.path / "key.pem")
-        home.save_transport(TransportKey.new(identity))
+        home.save_transport(transport)
         return home
 
     @property

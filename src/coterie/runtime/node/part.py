@@ -31,7 +31,7 @@ from coterie.runtime.node.messages import Standing, StandingAsk
 from coterie.runtime.node.metrics import NodeMetrics
 from coterie.runtime.node.roster import Roster, now_ms
 from coterie.runtime.node.shared import NodeChain
-from coterie.runtime.node.site import Final, Site, data_here, part_of
+from coterie.runtime.node.site import FinalModel, Site, data_here, part_of
 from coterie.runtime.node.spec_source import SpecSource
 from coterie.runtime.node.waits import Waits
 from coterie.runtime.results import Result, RunDirectory
@@ -245,7 +245,7 @@ class Part:
         malicious = frozenset(ids[index] for index in attackers_of(spec) if index < len(ids))
         return site, Topology.of(spec, len(ids)), malicious
 
-    def _write_result(self, spec: Spec, site: Site, directory: RunDirectory, final: Final, seconds: float) -> None:
+    def _write_result(self, spec: Spec, site: Site, directory: RunDirectory, final: FinalModel, seconds: float) -> None:
         evaluation, digest, state = final
         result = Result(
             status="ok",

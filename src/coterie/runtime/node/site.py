@@ -25,8 +25,8 @@ from coterie.training import Evaluation
 
 _ROWS = 8
 """Vectors in a piece of memory; more pieces are taken as needed."""
-Final: TypeAlias = tuple[Evaluation, str, dict[str, Any]]
-"""Of the final model: its figures on the whole test set, the SHA-256 (hex) of its vector, and its state dict."""
+FinalModel: TypeAlias = tuple[Evaluation, str, dict[str, Any]]
+"""Its figures on the whole test set, the SHA-256 (hex) of its vector, and its state dict."""
 
 
 def part_of(parts: Placement, number: int) -> Placement:
@@ -103,7 +103,7 @@ class Site:
         """The learner's present vector, shape (layout.size,), float32. Read only."""
         return self._arena[self.learner.block]
 
-    async def final(self) -> Final:
+    async def final(self) -> FinalModel:
         """The final model."""
         samples = len(self.dataset.y_test)
         evaluation: Evaluation = await self.jobs.run(0, self.learner.evaluation(samples), 0.0)
